@@ -1,0 +1,32 @@
+"What every benchmark writes beside its numbers: command, commit, machine and time"
+import json, os, platform, resource, subprocess, sys
+from datetime import date
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent/'nbs'/'results'
+
+def _commit():
+    "The commit that was measured, with `+` where the package differs from it"
+    git = lambda *args: subprocess.run(['git', *args], capture_output=True, text=True, cwd=RESULTS).stdout.strip()
+    return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain', '--', ':/cifake', ':/benchmarks') else '')
+
+def _processor():
+    "Name of the processor, where the system tells it"
+    try: return next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
+    except (OSError, StopIteration): return platform.processor()
+
+def circumstances():
+    "Command, commit, day and machine of this measurement; ask before it starts, since a run may outlive its commit"
+    command = ' '.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])
+    return dict(command=command, commit=_commit(), date=str(date.today()),
+                machine=dict(processor=_processor(), cores=os.cpu_count(), python=platform.python_version()))
+
+def peak_memory():
+    "Largest resident memory so far of this process, and of its largest child, in GB"
+    return [round(resource.getrusage(o).ru_maxrss/1e6, 2) for o in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+def save(name, values):
+    "Write `values` to `nbs/results/NAME.json`"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS/f'{name}.json').write_text(json.dumps(values, indent=1) + '\n')
+    print(f'nbs/results/{name}.json')

@@ -1,0 +1,31 @@
+"Train a recipe on CIFAKE with `train_learner`, measure it on the sealed test, and write the result to nbs/results/"
+import json, sys, tempfile, time
+from pathlib import Path
+from fastcore.script import call_parse
+from record import circumstances, peak_memory, save
+
+@call_parse
+def main(
+    recipe:str='quick', # Name of a recipe
+    seed:int=42, # Seed of the validation split, the first weights and the order of batches
+    out:str=None, # Folder for the run; without it, a temporary one
+):
+    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
+    about = circumstances()
+    start = time.perf_counter()
+    from cifake.evaluate import evaluate
+    from cifake.interpret import CifakeInterpretation
+    from cifake.learner import history, train_learner
+    from cifake.loaders import test_dl
+    learn = train_learner(recipe=recipe, seed=seed, out=out or Path(tempfile.mkdtemp())/'run')
+    whole = time.perf_counter() - start
+    report = evaluate(learn)
+    objects = CifakeInterpretation.from_learner(learn, dl=test_dl(learn.dls)).by_object()
+    own, child = peak_memory()
+    rows = history(learn)
+    save(f'train-{recipe}-{seed}', dict(**about, recipe=json.loads((learn.run_folder/'recipe.json').read_text())['recipe'], seed=seed,
+        parameters=sum(o.numel() for o in learn.model.parameters()), training_images=len(learn.dls.train_ds),
+        training_seconds=round(rows.seconds.sum(), 1), whole_seconds=round(whole, 1), peak_memory_gb=own, peak_memory_of_a_reader_gb=child,
+        history=rows.round(5).to_dict('records'), validation=json.loads(learn.report.to_json()), test=json.loads(report.to_json()),
+        errors_by_object=objects.round(5).reset_index().to_dict('records')))
+    print(report)

@@ -1,0 +1,74 @@
+"What a user installs: the sdist, the wheel built from it, and that wheel in a fresh environment without any extra."
+import os, subprocess, sys, tarfile, zipfile
+from configparser import ConfigParser
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+from check import ROOT, copy_tree
+from packaging.requirements import Requirement
+
+COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate'
+
+
+def run(*command, cwd):
+    "Run `command` with nothing of this checkout on its path, and return its output; a failure shows all of it"
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, f'{command[0]} failed:\n{done.stdout}'
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def dist(tmp_path_factory):
+    "The folder with the sdist and the wheel; `build` makes the wheel from the sdist"
+    folder = tmp_path_factory.mktemp('build')
+    run(sys.executable, '-m', 'build', '--outdir', folder/'dist', copy_tree(folder/'source'), cwd=folder)
+    return folder/'dist'
+
+
+@pytest.fixture(scope='module')
+def scripts(dist, tmp_path_factory):
+    "The commands' folder of a fresh environment that holds the wheel and its requirements"
+    folder = tmp_path_factory.mktemp('fresh')/'env'
+    run(sys.executable, '-m', 'venv', folder, cwd=folder.parent)
+    path = folder/('Scripts' if os.name == 'nt' else 'bin')
+    run(path/'python', '-m', 'pip', 'install', '--quiet', next(dist.glob('*.whl')), cwd=folder.parent)
+    return path
+
+
+def test_sdist_can_be_built_from(dist):
+    with tarfile.open(next(dist.glob('*.tar.gz'))) as archive: names = {n.split('/', 1)[-1] for n in archive.getnames()}
+    assert {'settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'cifake/all.py'} <= names
+    assert not [name for name in names if name.startswith(('nbs/', 'tests/', 'benchmarks/'))]
+
+
+def test_wheel_holds_the_package_and_its_requirements(dist):
+    with zipfile.ZipFile(next(dist.glob('*.whl'))) as archive:
+        names = archive.namelist()
+        metadata = message_from_bytes(archive.read(next(n for n in names if n.endswith('.dist-info/METADATA'))))
+    assert {name.split('/')[0].split('-')[0] for name in names} == {'cifake'}
+    settings = ConfigParser(interpolation=None)
+    settings.read_string((ROOT/'settings.ini').read_text(encoding='utf-8'))
+    lists = {name: {Requirement(line).name for line in text.split('\n') if line}
+             for name, text in settings.defaults().items() if name != 'lib_name'}
+    required = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
+    assert {r.name for r in required if 'extra' not in str(r.marker)} == lists.pop('requirements')
+    assert set(metadata.get_all('Provides-Extra')) == set(lists)
+    everything = {r.name for r in required if r.marker and r.marker.evaluate({'extra': 'dev'})}
+    assert everything >= set().union(*lists.values())
+
+
+def test_import_from_an_empty_folder(scripts, tmp_path):
+    out = run(scripts/'python', '-c', 'import cifake.all; print(cifake.__file__)', cwd=tmp_path)
+    assert Path(out.strip().splitlines()[-1]).is_relative_to(scripts.parent)
+
+
+def test_the_command_line_imports_no_torch(scripts, tmp_path):
+    run(scripts/'python', '-c', 'import sys, cifake.cli; assert not {"torch", "fastai"} & set(sys.modules)', cwd=tmp_path)
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help(scripts, tmp_path, name):
+    assert name in run(scripts/name, '--help', cwd=tmp_path)
