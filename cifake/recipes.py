@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #e4950f1b
+# %% ../nbs/05_recipes.ipynb #1f86d756
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
@@ -23,7 +23,7 @@ class Recipe:
     size: int = 32 # Side of the square given to the network, in pixels
     pretrained: bool = False # Start from ImageNet weights
     schedule: str = 'one_cycle' # `one_cycle` (Smith 2018, arXiv 1803.09820) or `fine_tune` (fastai: head first, then all)
-    epochs: int = 5 # Passes over the training part; for `fine_tune`, those after unfreezing
+    epochs: int = 4 # Passes over the training part; for `fine_tune`, those after unfreezing
     freeze_epochs: int = 1 # Passes with a frozen body, for `fine_tune`
     bs: int = 128 # Images in a batch
     lr: float = None # Peak learning rate; None asks `find_lr`

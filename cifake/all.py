@@ -1,0 +1,13 @@
+"Every public name, for notebooks: `from cifake.all import *`"
+from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, find_cifake, read_items, split_items
+from cifake.demo import demo_cifake
+from cifake.loaders import cifake_block, cifake_dls, test_dl
+from cifake.augment import cifake_tfms
+from cifake.models import CifakeNet, LeNet, create_model, list_models, register_model
+from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
+from cifake.evaluate import Report, evaluate
+from cifake.learner import cifake_learner, find_lr, history, load_run, plot_history, train_learner
+from cifake.interpret import CifakeInterpretation
+
+__all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
+           (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]
