@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from fastcore.script import anno_parser
 
-# %% ../nbs/16_cli.ipynb #e9422629
+# %% ../nbs/16_cli.ipynb #d4f8e074
 class _Page(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog): super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size().columns))
 
@@ -44,7 +44,7 @@ def command(
             if args or kwargs: return func(*args, **kwargs)
             parser = anno_parser(func, prog=func.__name__.replace('_', '-'), pos=pos)
             parser.formatter_class, parser.description = _Page, inspect.getdoc(func)
-            parser.epilog = f'examples:\n{inspect.cleandoc(examples)}\n\n{_STATUS}'.replace('\n', '\n').replace('%', '%%')
+            parser.epilog = f'examples:\n{inspect.cleandoc(examples)}\n\n{_STATUS}'
             sys.exit(_run(func, parser, sys.argv[1:]))
         return _main
     return _decorate
@@ -72,10 +72,11 @@ def cifake_data(
     print(makers[action]())
     if action == 'check': print(check_cifake(path).to_string())
 
-# %% ../nbs/16_cli.ipynb #ccafef47
-def _kind(text):
-    "`text` as an int where it has no point, else as a float"
-    return text if text is None else float(text) if '.' in text else int(text)
+# %% ../nbs/16_cli.ipynb #7e72f50c
+def _share_or_number(text):
+    "`text` as a float where it has a point, else as an int"
+    try: return text if text is None else float(text) if '.' in text else int(text)
+    except ValueError: raise ValueError(f'`--subset` is {text!r}: give a share such as 0.1, or a number such as 5000.') from None
 
 @command(pos=['path'], examples="""
       cifake-train --demo              train on the small stand-in set, in about half a minute
@@ -103,7 +104,7 @@ def cifake_train(
     from cifake.learner import train_learner
     from cifake.recipes import recipe_from_json
     if recipe.endswith('.json'): recipe = recipe_from_json(Path(recipe).read_text())
-    learn = train_learner(demo_cifake() if demo else path, recipe, epochs, out, seed, _kind(subset), weights_path)
+    learn = train_learner(demo_cifake() if demo else path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 

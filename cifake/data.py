@@ -37,18 +37,20 @@ def object_of(
     number = int(found[1] or 1) if found else 0
     return OBJECTS[number-1] if 1 <= number <= len(OBJECTS) else 'unknown'
 
-# %% ../nbs/00_data.ipynb #b55440eb
+# %% ../nbs/00_data.ipynb #37fe5f84
 def is_demo(
     path, # Folder of a dataset
 )->bool: # Whether `demo_cifake` made it
     "Whether `path` is the stand-in set, on which scores say nothing about CIFAKE"
     return (Path(path)/'.cifake-demo').exists()
 
+_PASSED_OVER = {'train', 'test', 'demo', 'unpacked', 'items'} # the last three are this library's own, inside `cifake_home`
+
 def _root(folder, depth=3):
     "The first folder at or below `folder` with a label inside its `train/`, or None"
     if any((folder/'train'/o).is_dir() for o in LABELS): return folder
     if not depth: return None
-    below = sorted(o.name for o in os.scandir(folder) if o.is_dir() and o.name not in ('train', 'test', 'demo'))
+    below = sorted(o.name for o in os.scandir(folder) if o.is_dir() and o.name not in _PASSED_OVER)
     return next((r for o in below if (r := _root(folder/o, depth-1))), None)
 
 # %% ../nbs/00_data.ipynb #838b13ae
@@ -168,16 +170,17 @@ def _inspect_all(files):
         found = pool.map(_inspect, files, chunksize=256) if shared else map(_inspect, files)
         return list(_progress(found, total=len(files), desc='reading files'))
 
-# %% ../nbs/00_data.ipynb #c4de44d0
+# %% ../nbs/00_data.ipynb #da15a8c9
 def _cache_files(root):
     "Where the item table of `root` may be kept, best first"
     key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
     return [root/'.cifake-items.csv', cifake_home()/'items'/f'{key}.csv']
 
 def _load_cache(root):
-    "The newest readable item table of `root`, or None"
+    "The first readable item table of `root`, or None"
+    types = {'digest':str, 'error':str, **dict.fromkeys(['size', 'changed', 'width', 'height'], 'int64')}
     for file in _cache_files(root):
-        try: return pd.read_csv(file, keep_default_na=False, dtype={'digest':str, 'error':str})[_CACHED]
+        try: return pd.read_csv(file, keep_default_na=False, dtype=types)[_CACHED].drop_duplicates('path')
         except (OSError, ValueError, KeyError): continue
 
 def _save_cache(root, table):
@@ -193,13 +196,13 @@ def _save_cache(root, table):
 
 _CACHED = ['path', 'size', 'changed', 'digest', 'width', 'height', 'error']
 
-# %% ../nbs/00_data.ipynb #2bf0d563
+# %% ../nbs/00_data.ipynb #95a371dc
 def _examined(root, listing):
     "`listing` with digest, size in pixels and error, taken from the cache where a file has not changed"
     cache = _load_cache(root)
-    if cache is None: cache = listing.head(0).reindex(columns=_CACHED)
+    if cache is None: cache = pd.DataFrame(columns=_CACHED).astype(listing.dtypes)
     keys = ['path', 'size', 'changed']
-    table = listing.merge(cache.drop_duplicates(keys).astype({'size':'int64', 'changed':'int64'}), on=keys, how='left')
+    table = listing.merge(cache, on=keys, how='left')
     todo = table.index[table.digest.isna()]
     if len(todo):
         files = [str(root/o) for o in table.path[todo]]

@@ -16,13 +16,14 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from .data import LABELS, OBJECTS, cifake_home
 
-# %% ../nbs/01_demo.ipynb #855b92c9
+# %% ../nbs/01_demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels
+_VERSION = 1 # To be raised when the same `n` and `seed` would give other files
 # For each object class, in the order of OBJECTS: photograph, train area, test area (left, top, right, bottom)
 _AREAS = [
-    ('hopper', (150,310,262,520), (262,310,374,520)), ('china',  ( 92, 50,226,140), (226, 50,330,140)),
+    ('hopper', (150,310,262,520), (262,310,374,520)), ('china',  ( 92, 60,226,140), (226, 65,330,140)),
     ('flower', (172, 90,242,356), (374, 90,444,356)), ('hopper', (156, 14,264,130), (264, 14,372,130)),
-    ('china',  (  0,330,170,427), (170,345,300,427)), ('hopper', (150,130,258,310), (258,130,372,310)),
+    ('china',  (  0,345,112,427), (112,345,196,427)), ('hopper', (150,130,258,310), (258,130,372,310)),
     ('china',  (350,300,470,427), (470,290,556,427)), ('hopper', (  0,  0,134,170), (  0,170,134,280)),
     ('flower', (242,150,374,217), (242,217,374,285)), ('china',  ( 80,250,345,345), ( 95,165,330,240))]
 
@@ -103,17 +104,17 @@ def _draw_set(folder, n, seed):
     (folder/'ABOUT.txt').write_text(_ABOUT)
     (folder/'.cifake-demo').write_text(_mark(n, seed))
 
-# %% ../nbs/01_demo.ipynb #fb1f5b06
+# %% ../nbs/01_demo.ipynb #aabdfc1a
 _ABOUT = """Stand-in for CIFAKE, drawn by cifake.demo_cifake. These are not CIFAKE's images, and scores on them say nothing about CIFAKE.
 REAL: crops, shrunk to 32 px, of the photographs below. FAKE: other crops of them, their fine texture replaced by noise.
 china.jpg, in scikit-learn: CC BY 2.0, danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035/
-flower.jpg, in scikit-learn: CC BY 2.0, vultilion, https://www.flickr.com/photos/vultilion/6056698931/
+flower.jpg, in scikit-learn: CC BY 2.0, vultilion (scikit-learn's own note names danielbuechele and links here), https://www.flickr.com/photos/vultilion/6056698931/
 grace_hopper.jpg, in matplotlib: public domain (US Navy), https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
 """
 
 def _mark(n, seed):
     "What is written into a set, to know it again"
-    return f'version 1, n={n}, seed={seed}\n'
+    return f'version {_VERSION}, n={n}, seed={seed}\n'
 
 def _test_size(n):
     "Test images for each label: a quarter of `n`, and one of each class at the least"
@@ -125,7 +126,7 @@ def _is_whole(folder, n, seed):
     if not mark.is_file() or mark.read_text() != _mark(n, seed): return False
     return sum(1 for o in folder.rglob('*.jpg')) == 2*(n + _test_size(n))
 
-# %% ../nbs/01_demo.ipynb #71cfb4bd
+# %% ../nbs/01_demo.ipynb #6ecbab1e
 def _check_whole_number(name, value, low, high):
     "Refuse a `value` that is no whole number from `low` to `high`"
     if isinstance(value, bool) or not isinstance(value, (int,np.integer)) or not low <= value <= high:
@@ -139,7 +140,7 @@ def demo_cifake(
     "Draw a stand-in for CIFAKE from photographs inside scikit-learn and matplotlib, or use the one that is there"
     _check_whole_number('n', n, 20, 50_000)
     _check_whole_number('seed', seed, 0, 2**32-1)
-    path = cifake_home()/'demo'/f'{n}-{seed}' if path is None else Path(path).expanduser()
+    path = cifake_home()/'demo'/f'v{_VERSION}-{n}-{seed}' if path is None else Path(path).expanduser()
     if _is_whole(path, n, seed): return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: name another folder, or remove it.')

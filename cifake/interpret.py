@@ -18,19 +18,19 @@ from sklearn.metrics import classification_report
 from .data import LABELS
 from .evaluate import plot_counts, wilson
 
-# %% ../nbs/08_interpret.ipynb #910e0b2d
+# %% ../nbs/08_interpret.ipynb #bc0e1d32
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
-    def __init__(self, learn, dl, losses, act=None):
+    def __init__(self, learn, dl, losses, act=None, probabilities=None):
         super().__init__(learn, dl, losses, act)
         self.vocab = list(self.vocab)
-        with learn.no_bar(), learn.no_logging(): probabilities, targets = learn.get_preds(dl=dl, act=act)
+        if probabilities is None: probabilities = learn.get_preds(dl=dl, act=act)[0]
         items = list(dl.items)
+        self.files = [o.file for o in items]
         self.table = pd.DataFrame({k: [getattr(o, k) for o in items] for k in ('path', 'label', 'object_class')})
         self.table['p_fake'] = probabilities[:, self.vocab.index('FAKE')].float().numpy().astype(float)
         self.table['called'] = [self.vocab[i] for i in probabilities.argmax(1)]
         self.table['loss'] = np.asarray(losses, dtype=float)
-        self.files = [o.file for o in items]
 
     @classmethod
     def from_learner(cls,
@@ -40,7 +40,9 @@ class CifakeInterpretation(ClassificationInterpretation):
         act=None, # Activation that turns outputs into probabilities; None takes the loss's own
     ): # `CifakeInterpretation`
         "Predict every image of a loader, once"
-        with learn.no_bar(), learn.no_logging(): return super().from_learner(learn, ds_idx, dl, act)
+        if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+        with learn.no_bar(), learn.no_logging(): probabilities, _, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+        return cls(learn, dl, losses, act, probabilities)
 
 # %% ../nbs/08_interpret.ipynb #3a9d0b37
 @patch
