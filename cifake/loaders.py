@@ -92,8 +92,8 @@ def cifake_block(
 
 def _items_of(source, choose): return source if isinstance(source, list) else choose(source)
 
-# %% ../nbs/02_loaders.ipynb #2fa730b1
-CIFAKE_STATS = (0.4719, 0.4628, 0.4176), (0.2375, 0.2374, 0.2659) # mean and deviation of red, green, blue, pixels in [0, 1]
+# %% ../nbs/02_loaders.ipynb #1fcc6979
+CIFAKE_STATS = (0.4719, 0.4628, 0.4177), (0.2375, 0.2374, 0.2659) # mean and deviation of red, green, blue, pixels in [0, 1]
 
 # %% ../nbs/02_loaders.ipynb #1ba4351b
 def cifake_dls(
