@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from .data import LABELS, find_cifake, is_demo, read_items
 from .loaders import as_items
 
-# %% ../nbs/06_evaluate.ipynb #bb52336d
+# %% ../nbs/06_evaluate.ipynb #ec08d6bb
 def wilson(
     hits:int, # Number of successes
     n:int, # Number of trials
@@ -27,7 +27,7 @@ def wilson(
     if not n: return np.nan, np.nan
     z, rate = norm.ppf(0.5 + confidence/2), hits/n
     centre, half = rate + z*z/(2*n), z*np.sqrt(rate*(1-rate)/n + z*z/(4*n*n))
-    return (centre-half)/(1 + z*z/n), (centre+half)/(1 + z*z/n)
+    return float((centre-half)/(1 + z*z/n)), float((centre+half)/(1 + z*z/n))
 
 # %% ../nbs/06_evaluate.ipynb #70a6a5f4
 RATES = ['accuracy', 'precision', 'recall', 'recall_real']
