@@ -114,9 +114,9 @@ def _from_json(text):
 
 Report.to_json, Report.from_json = _to_json, staticmethod(_from_json)
 
-# %% ../nbs/06_evaluate.ipynb #7ea47d7d
+# %% ../nbs/06_evaluate.ipynb #16b63f0b
 def plot_counts(
-    counts, # Array (k, k): rows are true labels, columns are verdicts
+    counts, # Array (k, k): rows are actual labels, columns predicted ones
     vocab:list=LABELS, # Names of rows and columns
     normalize:bool=False, # Show shares of each row instead of counts
     title:str='Confusion matrix', # Title
@@ -128,7 +128,7 @@ def plot_counts(
     if ax is None: _, ax = plt.subplots(figsize=(3.2,3.2), layout='constrained')
     ax.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     ax.set(xticks=range(len(vocab)), xticklabels=vocab, yticks=range(len(vocab)), yticklabels=vocab,
-           xlabel='called', ylabel='is', title=title)
+           xlabel='predicted', ylabel='actual', title=title)
     for (i,j),share in np.ndenumerate(shares):
         text = f'{share:.2%}' if normalize else f'{counts[i,j]:,.0f}'
         ax.text(j, i, text, ha='center', va='center', color='white' if share > 0.5 else 'black')

@@ -78,7 +78,7 @@ def history(
     if not file.exists(): raise FileNotFoundError(f'{run} has no history.csv: it is not the folder of a run, or its first epoch did not end.')
     return pd.read_csv(file)
 
-# %% ../nbs/07_learner.ipynb #6174f60f
+# %% ../nbs/07_learner.ipynb #e187b4ea
 def plot_history(
     *runs, # Learners, run folders or tables of `history`
     names:list=None, # A name for each run, for the legend
@@ -94,6 +94,7 @@ def plot_history(
         axs[0].plot(rows.epoch+1, rows.valid_loss, color=color, label=f'{name}, validation')
         axs[1].plot(rows.epoch+1, rows[metric], color=color, label=name)
     for ax,title in zip(axs, ('loss', f'{metric} on validation')): ax.set(xlabel='epochs', title=title)
+    if max(o.get_ydata().max() for o in axs[0].lines) > 3: axs[0].set_yscale('log') # early epochs of batch normalisation
     axs[0].legend(fontsize=8)
     if len(runs) > 1: axs[1].legend(fontsize=8)
     return axs

@@ -95,7 +95,7 @@ def _items_of(source, choose): return source if isinstance(source, list) else ch
 # %% ../nbs/02_loaders.ipynb #1fcc6979
 CIFAKE_STATS = (0.4719, 0.4628, 0.4177), (0.2375, 0.2374, 0.2659) # mean and deviation of red, green, blue, pixels in [0, 1]
 
-# %% ../nbs/02_loaders.ipynb #1ba4351b
+# %% ../nbs/02_loaders.ipynb #810862a7
 def cifake_dls(
     path=None, # Folder or zip of the dataset; None looks in the usual places
     size:int=32, # Side of the square given to the network, in pixels
@@ -107,7 +107,7 @@ def cifake_dls(
     stats:tuple=CIFAKE_STATS, # Mean and standard deviation of each channel, for pixels in [0, 1]; None adds no normalisation
     **kwargs, # Passed to `DataBlock.dataloaders`: `num_workers`, `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, size, size) and labels (bs,), 0 for FAKE and 1 for REAL
-    "Training and validation loaders for the dataset at `path`; the test half stays sealed"
+    "Training and validation loaders for the dataset at `path`; the test stays sealed"
     root = find_cifake(path)
     items = training_items(root, valid_pct, seed, subset)
     tfms = [*(batch_tfms or []), *([Normalize.from_stats(*stats)] if stats else [])]
