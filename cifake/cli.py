@@ -7,13 +7,13 @@ Docs: https://OWNER.github.io/cifake/cli.html.md"""
 # %% auto #0
 __all__ = ['command', 'cifake_data', 'cifake_train', 'cifake_evaluate']
 
-# %% ../nbs/16_cli.ipynb #79591ffe
-import argparse, inspect, shutil, sys
+# %% ../nbs/16_cli.ipynb #87ac70dd
+import argparse, inspect, shutil, sys, warnings
 from functools import wraps
 from pathlib import Path
 from fastcore.script import anno_parser
 
-# %% ../nbs/16_cli.ipynb #d4f8e074
+# %% ../nbs/16_cli.ipynb #d7f122ba
 class _Page(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog): super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size().columns))
 
@@ -27,6 +27,7 @@ def _run(func, parser, arguments):
     "Run `func` on the command line's `arguments`; the exit status"
     values = vars(parser.parse_args(arguments))
     for name in ('pdb', 'xtra'): values.pop(name, None)
+    warnings.filterwarnings('ignore', message='.*torch.jit.script.*') # timm's affair, and nothing a user can act on
     try: return func(**values) or 0
     except (ValueError, OSError) as e:
         print(f'{parser.prog}: {e}', file=sys.stderr)
