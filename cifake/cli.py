@@ -50,7 +50,7 @@ def command(
         return _main
     return _decorate
 
-# %% ../nbs/16_cli.ipynb #a2fba9e0
+# %% ../nbs/16_cli.ipynb #fb504db4
 @command(pos=['action', 'path'], examples="""
       cifake-data                      say where the dataset is, and list counts, damage and duplicates
       cifake-data find                 print its folder and nothing else
@@ -70,10 +70,11 @@ def cifake_data(
     from cifake.demo import demo_cifake
     makers = dict(find=lambda: find_cifake(path), check=lambda: find_cifake(path), download=download_cifake, demo=demo_cifake)
     if action not in makers: raise ValueError(f'There is no action {action!r}: it is one of {", ".join(makers)}.')
+    if path and action in ('download', 'demo'): raise ValueError(f'`cifake-data {action}` takes no path, but there is {path}.')
     print(makers[action]())
     if action == 'check': print(check_cifake(path).to_string())
 
-# %% ../nbs/16_cli.ipynb #7e72f50c
+# %% ../nbs/16_cli.ipynb #cd7757cb
 def _share_or_number(text):
     "`text` as a float where it has a point, else as an int"
     try: return text if text is None else float(text) if '.' in text else int(text)
@@ -104,12 +105,13 @@ def cifake_train(
     from cifake.interpret import CifakeInterpretation
     from cifake.learner import train_learner
     from cifake.recipes import recipe_from_json
+    if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if recipe.endswith('.json'): recipe = recipe_from_json(Path(recipe).read_text())
     learn = train_learner(demo_cifake() if demo else path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
-# %% ../nbs/16_cli.ipynb #07bb2e5b
+# %% ../nbs/16_cli.ipynb #f411a222
 @command(examples="""
       cifake-evaluate runs/quick-20261122-101500          measure it on the test of the data it was trained on
       cifake-evaluate RUN --path DIR --save report.json   measure it on another copy, and keep the report
@@ -127,6 +129,6 @@ def cifake_evaluate(
     test and on the test without the files that also stand in train."""
     from cifake.evaluate import evaluate
     from cifake.learner import load_run
-    report = evaluate(load_run(run, path), path, split, threshold)
+    report = evaluate(load_run(run, path), path if split == 'test' else None, split, threshold)
     print(report)
     if save: Path(save).write_text(report.to_json())

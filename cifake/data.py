@@ -58,7 +58,7 @@ def cifake_home()->Path: # `$CIFAKE_HOME`, or `~/.cifake`
     "Where this library keeps unpacked archives, caches and the demo set"
     return Path(os.environ.get('CIFAKE_HOME') or Path.home()/'.cifake')
 
-# %% ../nbs/00_data.ipynb #4a866d96
+# %% ../nbs/00_data.ipynb #de1fe824
 _progress = partial(tqdm, delay=2, mininterval=1, leave=False)
 
 def _extract(archive, folder):
@@ -67,11 +67,11 @@ def _extract(archive, folder):
         with zipfile.ZipFile(archive) as z:
             for o in z.infolist():
                 parts = Path(o.filename.replace('\\', '/')).parts
-                if '..' in parts or Path(o.filename).is_absolute() or ':' in parts[0]:
+                if '..' in parts or Path(o.filename).is_absolute() or ':' in ''.join(parts[:1]):
                     raise ValueError(f'{archive} is not a safe zip: its entry {o.filename!r} climbs out of the folder.')
             for o in _progress(z.infolist(), desc=f'unpacking {Path(archive).name}'): z.extract(o, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
-        raise ValueError(f'{archive} is not a whole zip file, perhaps a download cut short: fetch it again.') from e
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as e:
+        raise ValueError(f'{archive} is not a whole zip file, perhaps a download cut short, or it is encrypted: fetch it again.') from e
 
 def _unpacked(archive):
     "The folder with the content of `archive`, unpacked on first use"
@@ -196,7 +196,7 @@ def _save_cache(root, table):
 
 _CACHED = ['path', 'size', 'changed', 'digest', 'width', 'height', 'error']
 
-# %% ../nbs/00_data.ipynb #95a371dc
+# %% ../nbs/00_data.ipynb #673a2043
 def _examined(root, listing):
     "`listing` with digest, size in pixels and error, taken from the cache where a file has not changed"
     cache = _load_cache(root)
@@ -209,7 +209,7 @@ def _examined(root, listing):
         found = _inspect_all(files)
         table = table.astype({'digest':object, 'error':object})
         table.loc[todo, ['digest', 'width', 'height', 'error']] = np.array(found, dtype=object)
-        _save_cache(root, table)
+        _save_cache(root, table[table.digest != '']) # what could not be read may be readable next time
     return table.astype({'digest':str, 'width':int, 'height':int, 'error':str})
 
 # %% ../nbs/00_data.ipynb #4a63b55b

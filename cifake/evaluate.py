@@ -55,7 +55,7 @@ class Report:
     clean: 'Report' = None # The same without files that also stand in `train/`
     predictions: pd.DataFrame = field(default=None, repr=False, compare=False) # `path`, `label`, `object_class`, `p_fake`, `leaked`
 
-# %% ../nbs/06_evaluate.ipynb #a18161b7
+# %% ../nbs/06_evaluate.ipynb #bd0094b2
 def _measure(table, threshold):
     "The measures of a table with `label` and `p_fake`"
     fake, called = (table.label == 'FAKE').to_numpy(), (table.p_fake >= threshold).to_numpy()
@@ -73,6 +73,7 @@ def report_of(
     **kwargs, # Passed to `Report`: `unreadable`, `note`
 )->Report: # Measures with their intervals
     "The report of a table of predictions"
+    if not 0 <= threshold <= 1: raise ValueError(f'`threshold` is {threshold}: give a number from 0 to 1.')
     if not predictions.p_fake.between(0, 1).all(): raise ValueError('`p_fake` has to lie in [0, 1] for every image.')
     if not predictions.label.isin(LABELS).all(): raise ValueError(f'`label` has to be one of {LABELS} for every image.')
     if not len(predictions): raise ValueError('There are no predictions to report on.')
@@ -139,7 +140,7 @@ def _plot_confusion_matrix(self, ax=None, **kwargs):
     return plot_counts([[self.tp, self.fn], [self.fp, self.tn]], ax=ax, **kwargs)
 Report.plot_confusion_matrix = _plot_confusion_matrix
 
-# %% ../nbs/06_evaluate.ipynb #21ecd701
+# %% ../nbs/06_evaluate.ipynb #68c9924d
 def _p_fake_of_learner(learn, dl):
     "`p_fake` of each item of `dl`, by a fastai learner"
     with learn.no_bar(), learn.no_logging(): probabilities = learn.get_preds(dl=dl)[0]
@@ -147,13 +148,16 @@ def _p_fake_of_learner(learn, dl):
 
 def _targets(detector, path, split):
     "Items to measure on, digests of `train/`, the number of unreadable files, and whether it is the demo set"
-    if split == 'valid': return detector.dls.valid.items, set(), 0, is_demo(detector.dls.path)
+    if split == 'valid':
+        if path is not None: raise ValueError("`split='valid'` is the learner's own validation part: leave `path` out.")
+        if not hasattr(detector, 'dls'): raise ValueError("`split='valid'` needs a fastai `Learner`, which knows its validation part.")
+        return detector.dls.valid.items, set(), 0, is_demo(detector.dls.path)
     if split != 'test': raise ValueError(f'`split` is {split!r}: it is `test` or `valid`.')
     own = getattr(getattr(detector, 'dls', None), 'path', None)
     root = find_cifake(path if path is not None else own)
     table = read_items(root)
     test, train = table[table.split == 'test'], set(table.digest[table.split == 'train'])
-    if not len(test): raise ValueError(f'{root} has no image in test/FAKE or test/REAL: there is nothing to test on.')
+    if not (test.error == '').any(): raise ValueError(f'{root} has no readable image in test/FAKE or test/REAL: there is nothing to test on.')
     return as_items(test, root), train, int((test.error != '').sum()), is_demo(root)
 
 # %% ../nbs/06_evaluate.ipynb #69a37b59

@@ -8,8 +8,8 @@ Docs: https://OWNER.github.io/cifake/learner.html.md"""
 __all__ = ['has_fast_bfloat16', 'CPUBFloat16', 'History', 'history', 'plot_history', 'cifake_learner', 'find_lr', 'RunKeeper',
            'train_learner', 'load_run']
 
-# %% ../nbs/07_learner.ipynb #bb47b9a8
-import json, os, platform, time
+# %% ../nbs/07_learner.ipynb #c516b10f
+import json, os, platform, tempfile, time
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from safetensors.torch import save
 from . import __version__
 from .augment import cifake_tfms
 from .data import find_cifake, is_demo
-from .evaluate import DEMO_NOTE, evaluate
+from .evaluate import DEMO_NOTE, Report, evaluate
 from .loaders import CIFAKE_STATS, cifake_dls
 from .models import create_model, load_weights, model_source
 from .recipes import fit_to, get_recipe, recipe_from_json
@@ -55,7 +55,7 @@ class CPUBFloat16(Callback):
         if getattr(self, 'context', None) is not None: self.context.__exit__(None, None, None)
         self.context = None
 
-# %% ../nbs/07_learner.ipynb #24b5c689
+# %% ../nbs/07_learner.ipynb #705f44a2
 class History(Callback):
     "Keep losses, metrics and seconds of every epoch, over all calls of `fit`"
     order = 55
@@ -73,7 +73,9 @@ def history(
 )->pd.DataFrame: # `epoch`, `train_loss`, `valid_loss`, a column for each metric, `seconds`
     "Losses and metrics of every epoch of `run`"
     if isinstance(run, pd.DataFrame): return run
-    if isinstance(run, Learner): return pd.DataFrame(run.history.rows)
+    if isinstance(run, Learner):
+        if not run.history.rows: raise ValueError('This learner has not finished an epoch yet: there is no history.')
+        return pd.DataFrame(run.history.rows)
     file = Path(run)/'history.csv'
     if not file.exists(): raise FileNotFoundError(f'{run} has no history.csv: it is not the folder of a run, or its first epoch did not end.')
     return pd.read_csv(file)
@@ -165,16 +167,20 @@ def _device_callbacks(dls, precision):
     on_cpu = dls.device is None or torch.device(dls.device).type == 'cpu'
     return [ChannelsLast(), *([CPUBFloat16()] if half and on_cpu else [])]
 
-# %% ../nbs/07_learner.ipynb #e0ae5fb3
+# %% ../nbs/07_learner.ipynb #eb78693a
 def find_lr(
     learn:Learner, # Its weights are the same afterwards
     plot:bool=True, # Draw the loss against the rate
     **kwargs, # Passed to fastai's `lr_find`: `start_lr`, `end_lr`, `num_it`, ...
 )->float: # Suggested peak rate
     "Suggest a learning rate by fastai's `lr_find`, in its longest valley"
-    with learn.no_bar(): return float(learn.lr_find(suggest_funcs=(valley,), show_plot=plot, **kwargs).valley)
+    path = learn.path
+    with tempfile.TemporaryDirectory() as work, learn.no_bar():
+        learn.path = Path(work)
+        try: return float(learn.lr_find(suggest_funcs=(valley,), show_plot=plot, **kwargs).valley)
+        finally: learn.path = path
 
-# %% ../nbs/07_learner.ipynb #6147c89a
+# %% ../nbs/07_learner.ipynb #29307da4
 def _write(file, data):
     "Write text or bytes to `file` in one step"
     file = Path(file)
@@ -191,13 +197,13 @@ def _write_figure(file, ax):
 
 def _new_folder(out, name):
     "Make the folder of a new run, refusing one that already has something in it"
-    out = Path(out) if out else Path('runs')/f'{name}-{datetime.now():%Y%m%d-%H%M%S}'
+    out = Path(out).expanduser() if out else Path('runs')/f'{name}-{datetime.now():%Y%m%d-%H%M%S}'
     if out.is_dir() and any(out.iterdir()): raise ValueError(f'{out} is not empty: name another folder for this run.')
     if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file: name a folder for this run.')
     out.mkdir(parents=True, exist_ok=True)
     return out
 
-# %% ../nbs/07_learner.ipynb #31a3f585
+# %% ../nbs/07_learner.ipynb #e74cc893
 class RunKeeper(Callback):
     "After each epoch, keep the history and the weights with the lowest validation loss in `folder`"
     order = 62
@@ -219,16 +225,18 @@ class RunKeeper(Callback):
     def after_epoch(self):
         rows = self.learn.history.rows
         _write(self.folder/'history.csv', pd.DataFrame(rows).to_csv(index=False))
-        if rows[-1]['valid_loss'] < self.best or not (self.folder/'weights.safetensors').exists():
+        if rows[-1]['valid_loss'] < self.best:
             self.best = rows[-1]['valid_loss']
             self.keep_weights()
             self.note(best_epoch=rows[-1]['epoch'])
     def after_fit(self): self.run = True
 
-# %% ../nbs/07_learner.ipynb #ebf01bce
+# %% ../nbs/07_learner.ipynb #c6a1aa42
 def _fit(learn, recipe, run):
     "Train `learn` by `recipe`, keeping what was reached when interrupted"
     stop = [EarlyStoppingCallback(patience=recipe.patience)] if recipe.patience else []
+    run.learn = learn
+    run.keep_weights()
     try:
         lr = recipe.lr or find_lr(learn, plot=False)
         run.note(lr=lr)
@@ -237,9 +245,7 @@ def _fit(learn, recipe, run):
     except KeyboardInterrupt:
         for o in learn.cbs:
             if isinstance(o, CPUBFloat16): o.stop()
-        run.learn = learn
         ended = len(learn.history.rows)
-        if not (run.folder/'weights.safetensors').exists(): run.keep_weights()
         run.note(status='interrupted', epochs_done=ended)
         print(f'Interrupted after {ended} whole epoch(s); {run.folder} holds the best weights so far: `load_run({str(run.folder)!r})`.')
         raise
@@ -250,7 +256,7 @@ def _card(recipe, root, seed, subset, arguments):
     return dict(recipe=asdict(recipe), seed=seed, subset=subset, data=str(root), **arguments, versions=versions,
                 started=datetime.now().isoformat(timespec='seconds'))
 
-# %% ../nbs/07_learner.ipynb #82512a49
+# %% ../nbs/07_learner.ipynb #267f1c6b
 def _finish(learn, run):
     "Take the best weights, measure them on validation, and complete the run's folder"
     load_weights(learn.model, run.folder/'weights.safetensors')
@@ -284,33 +290,36 @@ def train_learner(
     learn = cifake_learner(dls, chosen.arch, chosen.pretrained, weights_path, chosen.label_smoothing, precision, cbs=cbs, wd=chosen.wd)
     arguments = dict(precision=precision, weights_path=str(weights_path) if weights_path else None, stats=_stats_of(dls))
     run = RunKeeper(_new_folder(out, chosen.name), _card(chosen, root, seed, subset, arguments))
+    _write(run.folder/'valid.txt', '\n'.join(o.digest for o in dls.valid.items))
     _fit(learn, chosen, run)
     print(f'Validation, best of {len(learn.history.rows)} epoch(s):\n{_finish(learn, run)}\nKept in {run.folder}')
     return learn
 
-# %% ../nbs/07_learner.ipynb #0f586605
-def _loaders(root, recipe, seed, subset=None, num_workers=None):
+# %% ../nbs/07_learner.ipynb #c5ec6fde
+def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None):
     "The loaders of `recipe`, and the recipe fitted to the number of training images"
-    args = dict(size=recipe.size, seed=seed, subset=subset, stats=None, num_workers=num_workers)
+    args = dict(size=recipe.size, seed=seed, subset=subset, stats=None, num_workers=num_workers, valid=valid)
     dls = cifake_dls(root, bs=recipe.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift), **args)
     fitted = fit_to(recipe, len(dls.train_ds))
     if fitted.bs != dls.train.bs: dls = cifake_dls(root, bs=fitted.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift), **args)
     return dls, fitted
 
-# %% ../nbs/07_learner.ipynb #b48fd867
+# %% ../nbs/07_learner.ipynb #b1ea1285
 def load_run(
     folder, # Folder that `train_learner` left, finished or interrupted
     path=None, # Folder or zip of the dataset; None uses the one it was trained on
 )->Learner: # With the run's best weights and the same validation part
     "The learner of a finished or interrupted run"
-    folder = Path(folder)
-    for name in ('recipe.json', 'weights.safetensors'):
+    folder = Path(folder).expanduser()
+    for name in ('recipe.json', 'weights.safetensors', 'valid.txt'):
         if not (folder/name).exists(): raise FileNotFoundError(f'{folder} has no {name}: it is not the folder of a run.')
     card = json.loads((folder/'recipe.json').read_text())
     recipe = recipe_from_json(json.dumps(card['recipe']))
-    dls, recipe = _loaders(find_cifake(path or card['data']), recipe, card['seed'], card['subset'])
+    dls, recipe = _loaders(find_cifake(path or card['data']), recipe, card['seed'], card['subset'], valid=(folder/'valid.txt').read_text().split())
     if card['stats']: dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
     learn = cifake_learner(dls, recipe.arch, label_smoothing=recipe.label_smoothing, precision=card['precision'], normalize=False, wd=recipe.wd)
     load_weights(learn.model, folder/'weights.safetensors')
     learn.run_folder = folder
+    if (folder/'history.csv').exists(): learn.history.rows = history(folder).to_dict('records')
+    if (folder/'report.json').exists(): learn.report = Report.from_json((folder/'report.json').read_text())
     return learn

@@ -43,7 +43,7 @@ def as_items(
     keep = table.loc[table.error == '', ['path', 'label', 'object_class', 'split', 'digest']]
     return [Item(root/o[0], *o) for o in keep.itertuples(index=False, name=None)]
 
-# %% ../nbs/02_loaders.ipynb #c9762f13
+# %% ../nbs/02_loaders.ipynb #1055b28f
 def _subset(table, subset, seed):
     "`table` with only a stratified `subset` of its training rows"
     train = table[table.split == 'train']
@@ -58,11 +58,15 @@ def training_items(
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of `subset`
     subset=None, # Share (float, up to 1.0) or number (int) of training images to use; None uses all
+    valid=None, # Digests of the validation images, instead of a draw: those of an earlier run
 )->list: # `Item`s of the splits `train` and `valid`
     "What a network may see: the items of `train/`, split in two"
     root = find_cifake(path)
     table = split_items(read_items(root), valid_pct, seed)
-    table = table[table.path.str.startswith('train/')]
+    table = table[table.path.str.startswith('train/')].copy()
+    if valid is not None:
+        table.loc[table.split != 'unreadable', 'split'] = 'train'
+        table.loc[(table.split == 'train') & table.digest.isin(set(valid)), 'split'] = 'valid'
     if subset is not None: table = _subset(table, subset, seed)
     items = as_items(table, root)
     for split in ('train', 'valid'):
@@ -95,7 +99,7 @@ def _items_of(source, choose): return source if isinstance(source, list) else ch
 # %% ../nbs/02_loaders.ipynb #1fcc6979
 CIFAKE_STATS = (0.4719, 0.4628, 0.4177), (0.2375, 0.2374, 0.2659) # mean and deviation of red, green, blue, pixels in [0, 1]
 
-# %% ../nbs/02_loaders.ipynb #810862a7
+# %% ../nbs/02_loaders.ipynb #fa7b7c2f
 def cifake_dls(
     path=None, # Folder or zip of the dataset; None looks in the usual places
     size:int=32, # Side of the square given to the network, in pixels
@@ -103,13 +107,14 @@ def cifake_dls(
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of `subset`
     subset=None, # Share (float, up to 1.0) or number (int) of training images; None uses all
+    valid=None, # Digests of the validation images, instead of a draw: those of an earlier run
     batch_tfms=None, # fastai transforms for batches, before normalisation
     stats:tuple=CIFAKE_STATS, # Mean and standard deviation of each channel, for pixels in [0, 1]; None adds no normalisation
     **kwargs, # Passed to `DataBlock.dataloaders`: `num_workers`, `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, size, size) and labels (bs,), 0 for FAKE and 1 for REAL
     "Training and validation loaders for the dataset at `path`; the test stays sealed"
     root = find_cifake(path)
-    items = training_items(root, valid_pct, seed, subset)
+    items = training_items(root, valid_pct, seed, subset, valid)
     tfms = [*(batch_tfms or []), *([Normalize.from_stats(*stats)] if stats else [])]
     block = cifake_block(None if _all_of(root, size) else size, batch_tfms=tfms)
     bs = min(bs, sum(o.split == 'train' for o in items))
@@ -122,7 +127,7 @@ def _all_of(root, size):
     table = read_items(root).query('error == ""')
     return bool(((table.width == size) & (table.height == size)).all())
 
-# %% ../nbs/02_loaders.ipynb #1adf8195
+# %% ../nbs/02_loaders.ipynb #8d02e7e1
 def test_dl(
     dls:DataLoaders, # Loaders whose validation transforms are applied
     path=None, # Folder or zip of the dataset; None uses the one that `dls` was made from
@@ -131,5 +136,5 @@ def test_dl(
     "A loader for the sealed test of the dataset at `path`"
     root = find_cifake(dls.path if path is None else path)
     table = read_items(root).query('split == "test"')
-    if not len(table): raise ValueError(f'{root} has no image in test/FAKE or test/REAL: there is nothing to test on.')
+    if not (table.error == '').any(): raise ValueError(f'{root} has no readable image in test/FAKE or test/REAL: there is nothing to test on.')
     return dls.test_dl(as_items(table, root), with_labels=True, **kwargs)

@@ -35,8 +35,8 @@ class Recipe:
     min_steps: int = 150 # Fewest optimiser steps: small sets get more epochs
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/05_recipes.ipynb #eeb2dbec
-_LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=0, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0)
+# %% ../nbs/05_recipes.ipynb #cd1ac34a
+_LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=1e-8, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0)
 
 def _check_recipe(recipe):
     "Raise `ValueError` for the first field of `recipe` that has the wrong type or is out of range"
@@ -92,7 +92,7 @@ def _nearest(word, words):
     near = get_close_matches(str(word), list(words), 3, 0.4)
     return f' Nearest: {", ".join(near)}.' if near else f' There are: {", ".join(words)}.'
 
-# %% ../nbs/05_recipes.ipynb #6f2b250a
+# %% ../nbs/05_recipes.ipynb #4870a9f5
 def recipe_to_json(
     recipe:Recipe, # Set-up to write down
 )->str: # JSON object with every field
@@ -100,10 +100,12 @@ def recipe_to_json(
     return json.dumps(asdict(recipe), indent=1)
 
 def recipe_from_json(
-    text:str, # JSON object; fields that are absent keep their defaults
+    text:str, # JSON object, or the `recipe.json` of a run; fields that are absent keep their defaults
 )->Recipe: # The recipe it describes
     "The recipe in the JSON `text`, refusing fields that no recipe has"
     values = json.loads(text)
+    if not isinstance(values, dict): raise ValueError('A recipe is a JSON object with the fields of `Recipe`.')
+    values = values.get('recipe', values)
     for name in values:
         if name not in _FIELDS: raise ValueError(f'A recipe has no field {name!r}.{_nearest(name, _FIELDS)}')
     for name in ('name', 'arch'):
