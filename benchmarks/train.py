@@ -1,5 +1,5 @@
 "Train a recipe on CIFAKE with `train_learner`, measure it on the sealed test, and write the result to nbs/results/"
-import json, sys, tempfile, time
+import json, tempfile, time
 from pathlib import Path
 from fastcore.script import call_parse
 from record import circumstances, peak_memory, save

@@ -1,5 +1,5 @@
 "Every public name, for notebooks: `from cifake.all import *`"
-from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, find_cifake, read_items, split_items
+from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, find_cifake, read_items, show_versions, split_items
 from cifake.demo import demo_cifake
 from cifake.loaders import cifake_block, cifake_dls, test_dl
 from cifake.augment import cifake_tfms

@@ -6,22 +6,26 @@ Docs: https://OWNER.github.io/cifake/data.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES', 'object_of', 'is_demo', 'cifake_home',
-           'find_cifake', 'download_cifake', 'read_items', 'check_cifake', 'stratified_draw', 'split_items']
+           'find_cifake', 'download_cifake', 'read_items', 'check_cifake', 'stratified_draw', 'split_items',
+           'show_versions']
 
-# %% ../nbs/00_data.ipynb #a6f12490
-import hashlib, os, re, tempfile, zipfile, zlib
+# %% ../nbs/00_data.ipynb #abe54d4e
+import hashlib, os, platform, re, tempfile, zipfile, zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from io import BytesIO
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 import kagglehub
 import numpy as np, pandas as pd
+from kagglehub.env import is_in_colab_notebook
+from packaging.requirements import Requirement
 from PIL import Image
 from tqdm.auto import tqdm
 
-# %% ../nbs/00_data.ipynb #65e0d205
+# %% ../nbs/00_data.ipynb #7ccf6bd9
 LABELS = ['FAKE', 'REAL']
 OBJECTS = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 OFFICIAL = {'train':50_000, 'test':10_000} # files for each label, Bird & Lotfi 2024, section III
@@ -109,12 +113,15 @@ def _look(place):
     if (root := _root(place)): return None if is_demo(root) else root
     return next((r for o in sorted(place.glob('*.zip')) if (r := _root(_unpacked(o)))), None)
 
-# %% ../nbs/00_data.ipynb #6f7ed782
-_MISSING = f"""CIFAKE was found nowhere on this machine.
-- On Kaggle: "Add Input", search for CIFAKE, and add {HANDLE}.
-- On Colab: run `download_cifake()`.
-- On a laptop: run `download_cifake()`, or unzip https://www.kaggle.com/datasets/{HANDLE} into ~/.cifake, or set CIFAKE_PATH to its folder.
-- To try the library without it: `demo_cifake()` draws a small stand-in set."""
+# %% ../nbs/00_data.ipynb #45d683e6
+def _missing():
+    "What to do where CIFAKE was not found, on the kind of machine this is"
+    demo = 'or take the small stand-in set that `demo_cifake()` draws.'
+    if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ:
+        return f'CIFAKE is not attached to this Kaggle notebook: choose "Add Input", search for {HANDLE}, add it and run this cell again; {demo}'
+    if is_in_colab_notebook(): return f'CIFAKE is not on this Colab machine yet: run `download_cifake()` (about 110 MB) and then this cell again; {demo}'
+    return (f'CIFAKE was found nowhere on this machine: run `download_cifake()`, or unzip https://www.kaggle.com/datasets/{HANDLE} '
+            f'into ~/.cifake, or set CIFAKE_PATH to its folder; {demo}')
 
 def find_cifake(
     path=None, # Folder or zip; None looks in the usual places
@@ -124,16 +131,23 @@ def find_cifake(
     if os.environ.get('CIFAKE_PATH'): return _open(os.environ['CIFAKE_PATH'], 'CIFAKE_PATH')
     for place in _places():
         if (root := _look(place)): return root
-    raise FileNotFoundError(_MISSING)
+    raise FileNotFoundError(_missing())
 
-# %% ../nbs/00_data.ipynb #774af9fe
-def download_cifake()->Path: # Folder that holds `train/` and `test/`, in kagglehub's cache
-    "Download CIFAKE from Kaggle, or find it in kagglehub's cache"
-    try: return _open(kagglehub.dataset_download(HANDLE), 'kagglehub')
+# %% ../nbs/00_data.ipynb #b2ce41e3
+def download_cifake(
+    force:bool=False, # Download also where a copy was found
+)->Path: # Folder that holds `train/` and `test/`: the copy that was found, or the one in kagglehub's cache
+    "Find CIFAKE on this machine, or else download it from Kaggle"
+    if not force:
+        try: return find_cifake()
+        except FileNotFoundError:
+            if os.environ.get('CIFAKE_PATH'): raise
+    try: return _open(kagglehub.dataset_download(HANDLE, force_download=force), 'kagglehub')
     except ValueError: raise
     except Exception as e:
-        raise ConnectionError(f'Kaggle did not give the dataset ({type(e).__name__}): check the network, or download '
-            f'https://www.kaggle.com/datasets/{HANDLE} in a browser and pass the zip as `path`.') from e
+        other = (f'choose "Add Input", search for {HANDLE} and add it' if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ else
+                 f'check the network, or download https://www.kaggle.com/datasets/{HANDLE} in a browser and pass the zip as `path`')
+        raise ConnectionError(f'Kaggle did not give the dataset ({type(e).__name__}): {other}.') from e
 
 # %% ../nbs/00_data.ipynb #8c0cfc13
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp'}
@@ -269,3 +283,20 @@ def split_items(
     chosen = distinct.digest[stratified_draw(distinct, valid_pct, np.random.default_rng(seed))]
     items.loc[(items.split == 'train') & items.digest.isin(chosen), 'split'] = 'valid'
     return items
+
+# %% ../nbs/00_data.ipynb #8a190955
+def _too_old(requirements):
+    "A sentence on the first of `requirements` that is missing or of another version, or None"
+    for need in requirements:
+        try: have = metadata.version(need.name)
+        except metadata.PackageNotFoundError: have = None
+        if have and need.specifier.contains(have, prereleases=True): continue
+        found = f'{need.name} {have} is installed' if have else f'{need.name} is missing'
+        return f'{found}, but cifake needs {need}: run `%pip install "{need}"`, restart the kernel, and begin again.'
+
+def show_versions():
+    "Print the versions that results depend on; an `ImportError` says what is too old for this library"
+    needs = [o for o in map(Requirement, metadata.requires('cifake') or []) if not (o.marker and 'extra' in str(o.marker))]
+    if problem := _too_old(needs): raise ImportError(problem)
+    shown = {o:metadata.version(o) for o in ('cifake', 'fastai', 'timm', 'torch')}
+    print(', '.join(f'{k} {v}' for k,v in {**shown, 'python':platform.python_version()}.items()))

@@ -18,10 +18,16 @@ from sklearn.metrics import classification_report
 from .data import LABELS
 from .evaluate import plot_counts, wilson
 
-# %% ../nbs/08_interpret.ipynb #bc0e1d32
+# %% ../nbs/08_interpret.ipynb #b0db02b9
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
-    def __init__(self, learn, dl, losses, act=None, probabilities=None):
+    def __init__(self,
+        learn, # Trained learner
+        dl, # Loader of labelled images, in a fixed order
+        losses, # Tensor (n,): the loss of each image
+        act=None, # Activation that turns outputs into probabilities; None takes the loss's own
+        probabilities=None, # Tensor (n, 2) in the order of the vocabulary; None predicts them
+    ):
         super().__init__(learn, dl, losses, act)
         self.vocab = list(self.vocab)
         if probabilities is None: probabilities = learn.get_preds(dl=dl, act=act)[0]

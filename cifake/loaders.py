@@ -96,7 +96,7 @@ def cifake_block(
 
 def _items_of(source, choose): return source if isinstance(source, list) else choose(source)
 
-# %% ../nbs/02_loaders.ipynb #1fcc6979
+# %% ../nbs/02_loaders.ipynb #963ed691
 CIFAKE_STATS = (0.4719, 0.4628, 0.4177), (0.2375, 0.2374, 0.2659) # mean and deviation of red, green, blue, pixels in [0, 1]
 
 # %% ../nbs/02_loaders.ipynb #fa7b7c2f

@@ -61,7 +61,7 @@ def fit_to(
     bs = min(recipe.bs, max(16, n//32))
     return replace(recipe, bs=bs, epochs=max(recipe.epochs, ceil(recipe.min_steps / max(1, n//bs))))
 
-# %% ../nbs/05_recipes.ipynb #eba3fa48
+# %% ../nbs/05_recipes.ipynb #0634f08a
 RECIPES = {o.name:o for o in [
     Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', lr=0.01, shift=1),
     Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', lr=0.003, label_smoothing=0.),

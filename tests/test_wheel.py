@@ -1,41 +1,15 @@
 "What a user installs: the sdist, the wheel built from it, and that wheel in a fresh environment without any extra."
-import os, subprocess, sys, tarfile, zipfile
+import tarfile, zipfile
 from configparser import ConfigParser
 from email import message_from_bytes
 from pathlib import Path
 
 import pytest
-from check import ROOT, copy_tree
+from check import ROOT
+from conftest import run
 from packaging.requirements import Requirement
 
 COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate'
-
-
-def run(*command, cwd):
-    "Run `command` with nothing of this checkout on its path, and return its output; a failure shows all of it"
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, f'{command[0]} failed:\n{done.stdout}'
-    return done.stdout
-
-
-@pytest.fixture(scope='module')
-def dist(tmp_path_factory):
-    "The folder with the sdist and the wheel; `build` makes the wheel from the sdist"
-    folder = tmp_path_factory.mktemp('build')
-    run(sys.executable, '-m', 'build', '--outdir', folder/'dist', copy_tree(folder/'source'), cwd=folder)
-    return folder/'dist'
-
-
-@pytest.fixture(scope='module')
-def scripts(dist, tmp_path_factory):
-    "The commands' folder of a fresh environment that holds the wheel and its requirements"
-    folder = tmp_path_factory.mktemp('fresh')/'env'
-    run(sys.executable, '-m', 'venv', folder, cwd=folder.parent)
-    path = folder/('Scripts' if os.name == 'nt' else 'bin')
-    run(path/'python', '-m', 'pip', 'install', '--quiet', next(dist.glob('*.whl')), cwd=folder.parent)
-    return path
 
 
 def test_sdist_can_be_built_from(dist):

@@ -1,10 +1,11 @@
 """The whole check of the project, in the order of its cost; ends with one line, `N passed, M failed`.
 
 1. nbdev-clean and nbdev-export leave the tree unchanged
-2. README.md is what nbs/index.ipynb gives
-3. every notebook passes, without the dataset
-4. with $CIFAKE_PATH set to the dataset, every notebook that has `#| slow` cells passes with them
-5. tests/: the wheel in a fresh environment, the command line, and whatever else no notebook can show
+2. README.md is what nbs/index.ipynb gives, and badges what pyproject.toml gives
+3. pyflakes finds no name that is used without an import, as one from a hidden cell would be, and no import without use
+4. every notebook passes, without the dataset
+5. with $CIFAKE_PATH set to the dataset, every notebook that has `#| slow` cells passes with them
+6. tests/: the wheel in a fresh environment, the tutorials there, the site in a browser, the command line
 """
 import os, sys
 
@@ -82,12 +83,20 @@ def check_readme():
     report('README.md equals nbs/index.ipynb', 'passed' if ok else 'failed', seconds, '' if ok else text)
 
 
+def check_names():
+    "No name without its import, no import without its use; `all.py` only imports"
+    files = [path for path in tree() if path.suffix == '.py' and path.name not in ('all.py', '_modidx.py')]
+    ok, text, seconds = run(sys.executable, '-m', 'pyflakes', *files)
+    report('pyflakes', 'passed' if ok else 'failed', seconds, '' if ok else text)
+
+
 def check_notebooks(paths, flags='', **env):
-    "Test each notebook in a process of its own, two at a time, sharing the cores"
+    "Test each notebook in a process of its own, two at a time, sharing the cores, in a copy: what they train is not kept"
     workers = min(2, CORES)
     env['OMP_NUM_THREADS'] = str(max(1, CORES // workers))
-    test = lambda path: run(script('nbdev-test'), path, '--flags', flags, **env)
-    with ThreadPoolExecutor(workers) as pool:
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(workers) as pool:
+        folder = copy_tree(Path(temporary)/'cifake')
+        test = lambda path: run(script('nbdev-test'), path, '--flags', flags, cwd=folder, **{**env, 'PYTHONPATH': str(folder)})
         for path, (ok, text, seconds) in zip(paths, pool.map(test, paths)):
             name = f'{path}{" with its slow cells" if flags else ""}'
             report(name, 'passed' if ok else 'failed', seconds, '' if ok else text)
@@ -112,6 +121,7 @@ def main():
     start = perf_counter()
     check_generated()
     check_readme()
+    check_names()
     notebooks = [p for p in tree() if p.suffix == '.ipynb' and p.parts[0] == 'nbs' and not p.name.startswith('_')]
     check_notebooks(notebooks, CIFAKE_PATH=None)
     slow = [path for path in notebooks if SLOW.search((ROOT/path).read_text(encoding='utf-8'))]

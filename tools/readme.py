@@ -1,4 +1,4 @@
-"""Write README.md, and its pictures, from nbs/index.ipynb; `--check` only compares.
+"""Write README.md, and its pictures, from nbs/index.ipynb, and the badges of notebooks; `--check` only compares.
 
 What the site hides is left out here too. Code becomes a fence, and after it come its stored outputs: pictures as
 files, tables as Markdown, text as a fence. The badges and every address come from `pyproject.toml`:
@@ -6,8 +6,10 @@ files, tables as Markdown, text as a fence. The badges and every address come fr
 - links to notebooks, `[models](04_models.ipynb)`, become links to pages of the site;
 - other relative links count from `nbs/` in the notebook, and from the top of the repository in the README;
 - a comment that opens with the word readme, as in `<!-- readme See {repo} or {docs}. -->`, is shown in the README only.
+
+In any other notebook, a cell that opens with `<!-- badges -->` is given the links that open it in Colab and Kaggle.
 """
-import posixpath, re, sys
+import json, posixpath, re, sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from base64 import b64decode
 from difflib import unified_diff
@@ -21,6 +23,9 @@ from nbdev.process import NBProcessor
 ROOT = Path(__file__).resolve().parent.parent
 BADGES = '''[![Tests]({repo}/actions/workflows/test.yml/badge.svg)]({repo}/actions/workflows/test.yml)
 [![Documentation]({repo}/actions/workflows/docs.yml/badge.svg)]({docs})'''
+OPENERS = '''<!-- badges -->
+[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{place})
+[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{place})'''
 README_ONLY = re.compile(r'<!--\s*readme\b\s*(.*?)\s*-->', re.DOTALL)
 LINK = re.compile(r'(\]\()([^)\s#]+)(#[^)\s]*)?(\))')
 CODE = re.compile(r'(^```.*?^```|`[^`\n]+`)', re.DOTALL | re.MULTILINE)
@@ -102,16 +107,28 @@ def render(config):
     return {'README.md': text.encode(), **pictures}
 
 
+def badges(config):
+    "The notebooks with a cell for badges, with those that point to the repository: their bytes, by path"
+    want, address = {}, config.git_url.removeprefix('https://github.com/').rstrip('/')
+    for file in sorted(config.nbs_path.rglob('*.ipynb')):
+        nb, path = json.loads(file.read_text(encoding='utf-8')), file.relative_to(ROOT).as_posix()
+        cells = [cell for cell in nb['cells'] if ''.join(cell['source']).startswith('<!-- badges -->')]
+        for cell in cells: cell['source'] = OPENERS.format(place=f'{address}/blob/{config.branch}/{path}').splitlines(keepends=True)
+        if cells: want[path] = (json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n').encode()
+    return want
+
+
 def main():
     p = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     p.add_argument('--check', action='store_true', help='write nothing; fail if a file differs')
     args = p.parse_args()
-    want = render(get_config(ROOT))
+    config = get_config(ROOT)
+    want = {**render(config), **badges(config)}
     have = {path: (ROOT/path).read_bytes() for path in want if (ROOT/path).exists()}
     stale = [f for f in (ROOT/'nbs'/'images').glob('index_*.png') if f.relative_to(ROOT).as_posix() not in want]
     differ = [path for path in want if want[path] != have.get(path)] + [f.relative_to(ROOT).as_posix() for f in stale]
     if args.check and differ:
-        print(f"{', '.join(differ)}: not what nbs/index.ipynb gives; run `python tools/readme.py`.")
+        print(f"{', '.join(differ)}: not what nbs/index.ipynb and pyproject.toml give; run `python tools/readme.py`.")
         old, new = (files.get('README.md', b'').decode().splitlines() for files in (have, want))
         print('\n'.join(list(unified_diff(old, new, 'README.md', 'nbs/index.ipynb', lineterm=''))[:40]))
         sys.exit(1)

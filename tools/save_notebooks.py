@@ -7,7 +7,7 @@ As in `nbdev-test`, a notebook runs in its own folder, and the cells that `nbdev
 outputs they have: `#| notest`, `#| cuda`, `#| eval: false` and, without `--slow`, `#| slow`. The first error ends the
 work, and a notebook with an error is not written.
 """
-import os, re, sys, tempfile
+import os, re, shutil, sys, tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,10 +84,15 @@ def run_notebook(path, slow, threads):
                     store_widget_state=False, extra_arguments=['--log-level=ERROR'],
                     resources={'metadata': {'path': str(path.parent)}})
     client.positions = {cell.idx_ for cell in cells}
+    runs = path.parent/'runs'  # where a tutorial leaves what it trains
+    known = set(runs.iterdir()) if runs.exists() else set()
     with tempfile.TemporaryDirectory() as folder:
         try: client.execute(env=kernel_env(folder, threads))
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             raise RuntimeError(f'{path.relative_to(ROOT)}, {client.at}:\n{ANSI.sub("", str(e))}') from None
+        finally:
+            for run in set(runs.iterdir()) - known if runs.exists() else (): shutil.rmtree(run)
+            if runs.exists() and not known: runs.rmdir()
     for i in client.positions: nb.cells[i].outputs = [out for out in map(tidy_output, nb.cells[i].outputs) if out]
     clean_nb(nb, clean_ids=config.clean_ids)
     write_nb(nb, path)

@@ -1,0 +1,205 @@
+"The documentation site, built by tools/site.py and read in a real headless Chromium."
+import importlib.util, os, re, shutil, subprocess, sys, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from check import ROOT, copy_tree
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
+
+
+def site_tool():
+    "tools/site.py as a module; its name is also that of one of Python's own"
+    spec = importlib.util.spec_from_file_location('site_tool', ROOT/'tools'/'site.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "The finished site of a copy of this checkout, and what the tool said"
+    folder = copy_tree(tmp_path_factory.mktemp('site')/'cifake')
+    done = subprocess.run([sys.executable, 'tools/site.py'], cwd=folder, env={**os.environ, 'PYTHONPATH': str(folder)},
+                          text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return folder/'_docs'
+
+
+def test_it_is_built_whole(built):
+    pages = {path.relative_to(built).as_posix() for path in built.rglob('*.html')}
+    modules = {path.stem for path in (ROOT/'cifake').glob('[a-z]*.py')} - {'all'}
+    assert {f'{name}.html' for name in modules} | {'index.html', 'results.html', 'tutorials/quickstart.html'} <= pages
+    again = subprocess.run([Path(sys.executable).parent/'smalldocs', 'check', built.parent/'_proc'], capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout
+
+
+def test_every_page_shows_outputs_and_pictures(built):
+    for page in built.rglob('*.html'):
+        text = page.read_text(encoding='utf-8')
+        assert 'class="cell-output' in text and 'src="data:image/png' in text, page.name
+
+
+def test_every_page_is_in_the_sidebar(built):
+    text = (built/'index.html').read_text(encoding='utf-8')
+    sidebar = text[text.index('id="quarto-sidebar"'):text.index('<main')]
+    linked = set(re.findall(r'href="(?:\./)?([^"#]+\.html)"', sidebar))
+    assert {page.relative_to(built).as_posix() for page in built.rglob('*.html')} <= linked
+
+
+def test_every_parameter_of_a_public_function_is_explained():
+    from fastcore.docments import docments
+    import cifake.all
+    missing = []
+    for name in cifake.all.__all__:
+        thing = getattr(cifake.all, name)
+        if not callable(thing): continue
+        if not thing.__doc__: missing.append(name)
+        rows = docments(thing, full=True, returns=False, args_kwargs=True)
+        missing += [f'{name}({arg})' for arg, row in rows.items() if arg != 'self' and not row['docment']]
+    assert not missing
+
+
+def test_the_link_check_finds_what_is_broken(tmp_path):
+    (tmp_path/'sub').mkdir()
+    (tmp_path/'index.html').write_text('<a href="sub/page.html#here">ok</a><a href="sub/page.html#there">no</a><a href="gone.html">no</a>'
+                                       '<img src="gone.png"><a href="https://example.org/x">not looked at</a>')
+    (tmp_path/'sub'/'page.html').write_text('<h2 id="here">x</h2><a href="../index.html">ok</a><a href="../../out.html">no</a>')
+    tool = site_tool()
+    found = tool.broken_links(tmp_path)
+    assert [line.split(' ')[1] for line in found] == ['sub/page.html#there', 'gone.html', 'gone.png', '../../out.html']
+    assert any('train_learner has no signature' in line for line in tool.undocumented(tmp_path))
+    assert 'data.html: LABELS is not shown' in tool.undocumented(tmp_path)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope='module')
+def address(built):
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=built)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+@pytest.fixture(scope='module')
+def browser():
+    if CHROMIUM is None:
+        text = 'There is no Chromium here, so nothing was looked at in a browser.'
+        pytest.fail(text) if os.environ.get('CI') else pytest.skip(text)
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    "Open a page of the site, with nothing from outside it; complaints of the page fail the test"
+    contexts, complaints = [], []
+
+    def visit(path, **context):
+        contexts.append(browser.new_context(**{'viewport': dict(width=1280, height=900), **context}))
+        page = contexts[-1].new_page()
+        page.route(lambda url: not url.startswith(address), lambda route: route.abort())
+        page.on('pageerror', lambda error: complaints.append(str(error)))
+        page.on('response', lambda response: complaints.append(response.url) if response.status >= 400 else None)
+        page.goto(f'{address}/{path}')
+        return page
+
+    yield visit
+    for context in contexts: context.close()
+    assert [o for o in complaints if not o.endswith('favicon.ico')] == []
+
+
+PICTURES = "[...document.images].filter(o => !o.src.startsWith('http')).map(o => o.complete && o.naturalWidth)"
+PHONE = dict(viewport=dict(width=390, height=844), device_scale_factor=2, is_mobile=True, has_touch=True)
+
+
+def test_home_page(visit, tmp_path):
+    page = visit('index.html')
+    page.screenshot(path=tmp_path/'home.png', full_page=True)
+    text = page.inner_text('main')
+    order = ['What it cannot do', 'accuracy on half of the test', 'verdicts behind the table', 'pip install . && cifake-train --demo', 'train_learner(']
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+    assert re.search(r'accuracy on half of the test\s+\d\d\.\d\d% \(\d\d\.\d\d% to \d\d\.\d\d%\)', text)
+    pictures = page.evaluate(PICTURES)
+    assert len(pictures) >= 2 and all(pictures)
+
+
+def test_module_page_with_its_pictures(visit, tmp_path):
+    page = visit('interpret.html')
+    page.screenshot(path=tmp_path/'interpret.png', full_page=True)
+    pictures = page.evaluate(PICTURES)
+    assert len(pictures) >= 5 and all(pictures)
+    assert page.locator('h3', has_text='CifakeInterpretation.plot_top_losses').count() == 1
+    source = page.locator('a', has_text='source').first.get_attribute('href')
+    assert re.fullmatch(r'https://github\.com/[^/]+/cifake/blob/main/cifake/interpret\.py#L\d+', source)
+
+
+def test_search_finds_a_function(visit, tmp_path):
+    page = visit('data.html')
+    page.keyboard.press('/')
+    page.keyboard.type('train_learner')
+    hit = page.locator('.smalldocs-search-results a[href$="learner.html#train_learner"]').first
+    hit.wait_for(timeout=5000)
+    page.screenshot(path=tmp_path/'search.png')
+    hit.click()
+    page.wait_for_url('**/learner.html#train_learner')
+    page.wait_for_function("Math.abs(document.getElementById('train_learner').getBoundingClientRect().top - 100) < 100", timeout=5000)
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_no_page_is_wider_than_a_phone(visit, built, scheme, tmp_path):
+    for path in sorted(built.rglob('*.html')):
+        page = visit(path.relative_to(built).as_posix(), color_scheme=scheme, **PHONE)
+        assert page.evaluate('document.scrollingElement.scrollWidth - innerWidth') <= 0, path.name
+        page.context.close()
+    page = visit('index.html', color_scheme=scheme, **PHONE)
+    page.screenshot(path=tmp_path/'phone.png')
+    page.locator('.quarto-btn-toggle').first.click()
+    page.locator('#quarto-sidebar a', has_text='Fine-tune by hand').click()
+    page.wait_for_url('**/tutorials/finetune.html')
+
+
+CONTRAST = """() => {
+    const rgb = text => { const c = text.match(/[\\d.]+/g).map(Number); return c.length == 3 ? [...c, 1] : c }
+    const light = c => c.slice(0, 3).map(v => v/255).map(v => v <= 0.03928 ? v/12.92 : ((v+0.055)/1.055)**2.4)
+    const bright = c => { const [r,g,b] = light(c); return 0.2126*r + 0.7152*g + 0.0722*b }
+    const behind = o => { while (o) { const c = rgb(getComputedStyle(o).backgroundColor); if (c[3] > 0.5) return c; o = o.parentElement } return [255,255,255] }
+    const worst = {}
+    for (const o of document.querySelectorAll('main :is(p, li, td, th, h1, h2, h3, a, code, code span)')) {
+        if (!o.innerText || !o.innerText.trim()) continue
+        const [a, b] = [bright(rgb(getComputedStyle(o).color)), bright(behind(o))], ratio = (Math.max(a,b)+0.05)/(Math.min(a,b)+0.05)
+        const key = o.tagName.toLowerCase()
+        if (!(key in worst) || ratio < worst[key][0]) worst[key] = [ratio, o.innerText.slice(0, 40)]
+    }
+    return worst
+}"""
+
+
+@pytest.mark.parametrize('path', ['index.html', 'learner.html', 'results.html', 'tutorials/interpret.html'])
+def test_dark_mode_is_dark_and_readable(visit, path, tmp_path):
+    page = visit(path, color_scheme='dark')
+    page.wait_for_timeout(200)
+    page.screenshot(path=tmp_path/'dark.png')
+    red, green, blue = map(int, re.findall(r'\d+', page.evaluate('getComputedStyle(document.body).backgroundColor'))[:3])
+    assert max(red, green, blue) < 80
+    for tag, (ratio, text) in page.evaluate(CONTRAST).items(): assert ratio >= 3, f'{tag} {text!r}: contrast {ratio:.1f}'
+
+
+def test_the_switch_between_light_and_dark_is_remembered(visit):
+    background = 'getComputedStyle(document.body).backgroundColor'
+    page = visit('index.html', color_scheme='light')
+    light = page.evaluate(background)
+    page.locator('.quarto-color-scheme-toggle').first.click()
+    page.wait_for_timeout(200)
+    dark = page.evaluate(background)
+    page.goto(page.url.replace('index', 'results'))
+    assert light != dark == page.evaluate(background)

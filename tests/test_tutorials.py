@@ -1,0 +1,108 @@
+"""A tutorial as its reader meets it: alone in an empty folder, in an environment with the wheel and jupyter.
+
+The package index that the first cell installs from is a folder with the wheel; no network is needed beyond it.
+"""
+import json, os, shutil, sys
+from pathlib import Path
+
+import pytest
+from check import ROOT
+from conftest import run
+
+NOTEBOOKS = sorted(p for folder in ('tutorials', 'how-to') for p in (ROOT/'nbs'/folder).glob('*.ipynb'))
+
+
+@pytest.fixture(scope='session')
+def jupyter(scripts):
+    "The same environment with jupyter's means to run a notebook"
+    run(scripts/'python', '-m', 'pip', 'install', '--quiet', 'nbconvert', 'ipykernel', cwd=scripts)
+    return scripts
+
+
+def execute(scripts, notebook, folder, change=lambda source: source, fails=False, **env):
+    "Copy `notebook` alone into `folder`, run it from top to bottom, and return its printed text; if it `fails`, its error"
+    nb = json.loads(notebook.read_text(encoding='utf-8'))
+    assert any('show_versions()' in ''.join(cell['source']) for cell in nb['cells'])
+    for cell in nb['cells']:
+        if cell['cell_type'] == 'code': cell['source'], cell['outputs'] = change(''.join(cell['source'])), []
+    (folder/notebook.name).write_text(json.dumps(nb), encoding='utf-8')
+    home = folder/'home'
+    env = {'HOME': str(home), 'CIFAKE_HOME': str(home), 'PYTHONWARNINGS': 'ignore', 'JUPYTER_PREFER_ENV_PATH': '1',
+           'PATH': f'{scripts}{os.pathsep}{os.environ["PATH"]}', **env}
+    allow = ['--allow-errors'] if fails else []
+    run(scripts/'jupyter-nbconvert', '--to', 'notebook', '--execute', *allow, '--output', 'done.ipynb', notebook.name, cwd=folder, **env)
+    done = json.loads((folder/'done.ipynb').read_text(encoding='utf-8'))
+    outputs = [out for cell in done['cells'] for out in cell.get('outputs', [])]
+    if fails: return next(out for out in outputs if out['output_type'] == 'error')['evalue']
+    return ''.join(''.join(out['text']) for out in outputs if out['output_type'] == 'stream' and out['name'] == 'stdout')
+
+
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
+def test_alone_in_an_empty_folder(jupyter, notebook, tmp_path):
+    text = execute(jupyter, notebook, tmp_path)
+    assert text.startswith('cifake ') and 'torch ' in text.splitlines()[0]
+    assert {path.name for path in tmp_path.iterdir()} <= {notebook.name, 'done.ipynb', 'home', 'runs'}
+
+
+def on_kaggle(folder):
+    "What makes a machine one of Kaggle's: its variable, and an input folder, which is moved below `folder`"
+    startup = folder/'home'/'.ipython'/'profile_default'/'startup'
+    startup.mkdir(parents=True)
+    (startup/'kaggle.py').write_text(f'import cifake.data, pathlib\ncifake.data.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})\n')
+    return dict(KAGGLE_KERNEL_RUN_TYPE='Interactive')
+
+
+def switched_on(source): return source.replace('FULL = False', 'FULL = True')
+
+
+def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
+    attached = tmp_path/'input'/'cifake-real-and-ai-generated-synthetic-images'
+    make = f'import cifake.demo, pathlib; p = cifake.demo.demo_cifake({str(attached)!r}, n=200); (p/".cifake-demo").unlink()'
+    attached.parent.mkdir()
+    run(jupyter/'python', '-c', make, cwd=tmp_path)
+    for folder in (attached, attached/'train', attached/'test'): folder.chmod(0o555)  # as Kaggle mounts it
+    (folder := tmp_path/'notebook').mkdir()
+    env = on_kaggle(tmp_path) | dict(HOME=str(tmp_path/'home'))
+    text = execute(jupyter, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', folder, switched_on, **env)
+    assert 'demo set' not in text
+    images = next(line for line in text.splitlines() if line.startswith('images')).split()[1]
+    assert int(images) == 40, 'a tenth of 400 attached images is the validation part'
+
+
+def test_kaggle_without_a_dataset_says_what_to_do(jupyter, tmp_path):
+    error = execute(jupyter, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', tmp_path, switched_on, fails=True, **on_kaggle(tmp_path),
+                    https_proxy='http://127.0.0.1:9', HTTPS_PROXY='http://127.0.0.1:9')
+    assert 'Kaggle did not give the dataset' in error and 'Add Input' in error and '\n' not in error
+
+
+@pytest.fixture(scope='session')
+def bare(tmp_path_factory):
+    "An environment with jupyter and all of this one's packages but `cifake`, as a host has them before the first cell"
+    folder = tmp_path_factory.mktemp('bare')/'env'
+    run(sys.executable, '-m', 'venv', folder, cwd=folder.parent)
+    path = folder/('Scripts' if os.name == 'nt' else 'bin')
+    run(path/'python', '-m', 'pip', 'install', '--quiet', 'nbconvert', 'ipykernel', cwd=folder.parent)
+    return path
+
+
+def first_cell(source): return source if 'find_spec' in source else ''
+
+
+def test_the_first_cell_without_a_network(bare, tmp_path):
+    error = execute(bare, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', tmp_path, first_cell, fails=True,
+                    PIP_NO_INDEX='1', PIP_FIND_LINKS=str(tmp_path))
+    assert error.startswith('cifake could not be installed: check the network') and '\n' not in error
+
+
+def test_the_first_cell_installs_and_finds_an_old_fastai(bare, dist, tmp_path):
+    "Last, since it changes the environment: the wheel is all that the index holds, and the host's fastai is an old one"
+    site = Path(run(bare/'python', '-c', 'import site; print(site.getsitepackages()[0])', cwd=tmp_path).strip())
+    for name, version in dict(fastai='2.7.19').items():
+        info = site/f'{name}-{version}.dist-info'
+        info.mkdir()
+        (info/'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+    shutil.copy(next(dist.glob('*.whl')), tmp_path)
+    run(bare/'python', '-m', 'pip', 'install', '--quiet', 'kagglehub', 'numpy', 'pandas', 'pillow', 'tqdm', 'packaging', cwd=tmp_path)
+    error = execute(bare, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', tmp_path, first_cell, fails=True,
+                    PIP_NO_INDEX='1', PIP_FIND_LINKS=str(tmp_path), PIP_NO_DEPS='1')
+    assert 'is installed, but cifake needs fastai>=' in error and '%pip install' in error and '\n' not in error
