@@ -9,7 +9,7 @@ __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES'
            'find_cifake', 'download_cifake', 'read_items', 'check_cifake', 'stratified_draw', 'split_items',
            'show_versions']
 
-# %% ../nbs/00_data.ipynb #abe54d4e
+# %% ../nbs/00_data.ipynb #6222ac72
 import hashlib, os, platform, re, tempfile, zipfile, zlib
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 import kagglehub
 import numpy as np, pandas as pd
-from kagglehub.env import is_in_colab_notebook
+from fastcore.imports import in_colab
 from packaging.requirements import Requirement
 from PIL import Image
 from tqdm.auto import tqdm
@@ -113,13 +113,13 @@ def _look(place):
     if (root := _root(place)): return None if is_demo(root) else root
     return next((r for o in sorted(place.glob('*.zip')) if (r := _root(_unpacked(o)))), None)
 
-# %% ../nbs/00_data.ipynb #45d683e6
+# %% ../nbs/00_data.ipynb #263a1945
 def _missing():
     "What to do where CIFAKE was not found, on the kind of machine this is"
     demo = 'or take the small stand-in set that `demo_cifake()` draws.'
     if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ:
         return f'CIFAKE is not attached to this Kaggle notebook: choose "Add Input", search for {HANDLE}, add it and run this cell again; {demo}'
-    if is_in_colab_notebook(): return f'CIFAKE is not on this Colab machine yet: run `download_cifake()` (about 110 MB) and then this cell again; {demo}'
+    if in_colab(): return f'CIFAKE is not on this Colab machine yet: run `download_cifake()` (about 110 MB) and then this cell again; {demo}'
     return (f'CIFAKE was found nowhere on this machine: run `download_cifake()`, or unzip https://www.kaggle.com/datasets/{HANDLE} '
             f'into ~/.cifake, or set CIFAKE_PATH to its folder; {demo}')
 
@@ -133,7 +133,7 @@ def find_cifake(
         if (root := _look(place)): return root
     raise FileNotFoundError(_missing())
 
-# %% ../nbs/00_data.ipynb #b2ce41e3
+# %% ../nbs/00_data.ipynb #5b64428f
 def download_cifake(
     force:bool=False, # Download also where a copy was found
 )->Path: # Folder that holds `train/` and `test/`: the copy that was found, or the one in kagglehub's cache
@@ -142,12 +142,12 @@ def download_cifake(
         try: return find_cifake()
         except FileNotFoundError:
             if os.environ.get('CIFAKE_PATH'): raise
-    try: return _open(kagglehub.dataset_download(HANDLE, force_download=force), 'kagglehub')
-    except ValueError: raise
+    try: folder = kagglehub.dataset_download(HANDLE, force_download=force)
     except Exception as e:
         other = (f'choose "Add Input", search for {HANDLE} and add it' if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ else
-                 f'check the network, or download https://www.kaggle.com/datasets/{HANDLE} in a browser and pass the zip as `path`')
+                 f'check the network, or download https://www.kaggle.com/datasets/{HANDLE} in a browser and set CIFAKE_PATH to the zip')
         raise ConnectionError(f'Kaggle did not give the dataset ({type(e).__name__}): {other}.') from e
+    return _open(folder, 'kagglehub')
 
 # %% ../nbs/00_data.ipynb #8c0cfc13
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp'}
@@ -284,7 +284,7 @@ def split_items(
     items.loc[(items.split == 'train') & items.digest.isin(chosen), 'split'] = 'valid'
     return items
 
-# %% ../nbs/00_data.ipynb #8a190955
+# %% ../nbs/00_data.ipynb #878fff4a
 def _too_old(requirements):
     "A sentence on the first of `requirements` that is missing or of another version, or None"
     for need in requirements:
@@ -296,7 +296,10 @@ def _too_old(requirements):
 
 def show_versions():
     "Print the versions that results depend on; an `ImportError` says what is too old for this library"
-    needs = [o for o in map(Requirement, metadata.requires('cifake') or []) if not (o.marker and 'extra' in str(o.marker))]
-    if problem := _too_old(needs): raise ImportError(problem)
+    try: needs = [Requirement(o) for o in metadata.requires('cifake') or []]
+    except metadata.PackageNotFoundError: raise ImportError('cifake is on the path but not installed: run `%pip install cifake`, or '
+                                                            '`%pip install -e .` in its checkout, and begin again.') from None
+    needs = [o for o in needs if not o.marker or o.marker.evaluate({'extra':''})]
+    if problem := _too_old([*needs, Requirement('torch')]): raise ImportError(problem)
     shown = {o:metadata.version(o) for o in ('cifake', 'fastai', 'timm', 'torch')}
     print(', '.join(f'{k} {v}' for k,v in {**shown, 'python':platform.python_version()}.items()))

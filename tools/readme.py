@@ -7,7 +7,8 @@ files, tables as Markdown, text as a fence. The badges and every address come fr
 - other relative links count from `nbs/` in the notebook, and from the top of the repository in the README;
 - a comment that opens with the word readme, as in `<!-- readme See {repo} or {docs}. -->`, is shown in the README only.
 
-In any other notebook, a cell that opens with `<!-- badges -->` is given the links that open it in Colab and Kaggle.
+In any other notebook, a cell that opens with `<!-- badges -->` is given the links that open it in Colab and Kaggle,
+where links between notebooks lead nowhere: those of such a notebook are written as addresses of the site.
 """
 import json, posixpath, re, sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -18,6 +19,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from nbdev.config import get_config, nbpath2html
+from nbdev.doclinks import nbglob
 from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,25 +28,28 @@ BADGES = '''[![Tests]({repo}/actions/workflows/test.yml/badge.svg)]({repo}/actio
 OPENERS = '''<!-- badges -->
 [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{place})
 [![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{place})'''
+SITE = re.compile(r'^https://[\w.-]+\.github\.io/cifake/')
 README_ONLY = re.compile(r'<!--\s*readme\b\s*(.*?)\s*-->', re.DOTALL)
 LINK = re.compile(r'(\]\()([^)\s#]+)(#[^)\s]*)?(\))')
 CODE = re.compile(r'(^```.*?^```|`[^`\n]+`)', re.DOTALL | re.MULTILINE)
 
 
 class Table(HTMLParser):
-    "The rows of the first table of a piece of HTML, as lists of texts"
+    "The rows of the first table of a piece of HTML, as lists of texts, and what is written outside of it"
     def __init__(self, html):
         super().__init__()
-        self.rows, self.cell, self.done = [], None, False
+        self.rows, self.cell, self.done, self.inside, self.outside = [], None, False, [], ''
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
+        if tag in ('style', 'table', 'script'): self.inside.append(tag)
         if self.done: return
         if tag == 'tr': self.rows.append([])
         if tag in ('td', 'th'): self.cell = []
 
     def handle_endtag(self, tag):
         if tag == 'table': self.done = True
+        if self.inside and tag == self.inside[-1]: self.inside.pop()
         if tag in ('td', 'th') and self.cell is not None:
             text = ' '.join(''.join(self.cell).split())
             self.rows[-1].append(escape(text, quote=False).replace('|', r'\|'))
@@ -52,12 +57,14 @@ class Table(HTMLParser):
 
     def handle_data(self, data):
         if self.cell is not None: self.cell.append(data)
+        elif not self.inside: self.outside += data
 
     def markdown(self):
         "The table as GitHub reads it; '' if there is none"
         if not self.rows: return ''
         head, *body = self.rows
-        return '\n'.join('| ' + ' | '.join(row) + ' |' for row in [head, ['---'] * len(head), *body])
+        table = '\n'.join('| ' + ' | '.join(row) + ' |' for row in [head, ['---'] * len(head), *body])
+        return '\n\n'.join(filter(None, [table, ' '.join(self.outside.split())]))
 
 
 def fence(text, lang=''): return f'```{lang}\n{text.rstrip()}\n```'
@@ -78,14 +85,14 @@ def markdown(text, config):
     return ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(CODE.split(text)))
 
 
-def output(out, pictures):
-    "An output of a cell as Markdown; a picture is added to `pictures`"
+def output(out, pictures, alt=''):
+    "An output of a cell as Markdown; a picture, described by `alt`, is added to `pictures`"
     if out.output_type == 'stream': return fence(out.text, 'text') if out.name == 'stdout' else ''
     data = out.get('data', {})
     if 'image/png' in data:
         path = f'nbs/images/index_{len(pictures) + 1}.png'
         pictures[path] = b64decode(data['image/png'])
-        return f'![]({path})'
+        return f'![{alt}]({path})'
     if 'text/markdown' in data: return data['text/markdown'].strip()
     table = Table(data.get('text/html', '')).markdown()
     return table or (fence(data['text/plain'], 'text') if 'text/plain' in data else '')
@@ -100,21 +107,35 @@ def render(config):
         if cell.cell_type == 'markdown': parts.append(markdown(source, config))
         else:
             if source and flags.get('echo') != 'false': parts.append(fence(source, 'python'))
-            if flags.get('output') != 'false': parts += [output(out, pictures) for out in cell.outputs]
+            if flags.get('output') != 'false': parts += [output(out, pictures, flags.get('fig-alt', '')) for out in cell.outputs]
     text = '\n\n'.join(part for part in parts if part) + '\n'
     title, rest = text.split('\n', 1)
     text = f'{title}\n\n{BADGES.format(repo=config.git_url, docs=config.doc_url.rstrip("/"))}\n{rest}'
     return {'README.md': text.encode(), **pictures}
 
 
+def absolute(text, folder, docs):
+    "The Markdown of a notebook in `folder` of `nbs/`, its links to pages written as addresses below `docs`"
+    def link(m):
+        target = m[2]
+        if re.fullmatch(r'(?!/|[a-z]+:).*\.ipynb', target): target = f'{docs}/{nbpath2html(posixpath.normpath(posixpath.join(folder, target)))}'
+        return f'{m[1]}{SITE.sub(docs + "/", target)}{m[3] or ""}{m[4]}'
+    return ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(CODE.split(text)))
+
+
 def badges(config):
     "The notebooks with a cell for badges, with those that point to the repository: their bytes, by path"
     want, address = {}, config.git_url.removeprefix('https://github.com/').rstrip('/')
-    for file in sorted(config.nbs_path.rglob('*.ipynb')):
+    for file in sorted(nbglob(config.nbs_path, as_path=True)):
         nb, path = json.loads(file.read_text(encoding='utf-8')), file.relative_to(ROOT).as_posix()
-        cells = [cell for cell in nb['cells'] if ''.join(cell['source']).startswith('<!-- badges -->')]
-        for cell in cells: cell['source'] = OPENERS.format(place=f'{address}/blob/{config.branch}/{path}').splitlines(keepends=True)
-        if cells: want[path] = (json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n').encode()
+        text = lambda cell: ''.join(cell['source'])
+        if not any(text(cell).startswith('<!-- badges -->') for cell in nb['cells']): continue
+        for cell in nb['cells']:
+            if text(cell).startswith('<!-- badges -->'): new = OPENERS.format(place=f'{address}/blob/{config.branch}/{path}')
+            elif cell['cell_type'] == 'markdown': new = absolute(text(cell), posixpath.dirname(path.removeprefix('nbs/')), config.doc_url.rstrip('/'))
+            else: continue
+            cell['source'] = new.splitlines(keepends=True)
+        want[path] = (json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n').encode()
     return want
 
 

@@ -3,7 +3,7 @@
     python tools/save_notebooks.py                        # every notebook under nbs/
     python tools/save_notebooks.py --slow nbs/results.ipynb
 
-As in `nbdev-test`, a notebook runs in its own folder, and the cells that `nbdev-test` skips are left alone with the
+A notebook runs in a copy of its folder, so that what it trains is not kept. As in `nbdev-test`, the cells that `nbdev-test` skips are left alone with the
 outputs they have: `#| notest`, `#| cuda`, `#| eval: false` and, without `--slow`, `#| slow`. The first error ends the
 work, and a notebook with an error is not written.
 """
@@ -81,18 +81,16 @@ def run_notebook(path, slow, threads):
     # With no folder to look in, jupyter_client is left with one kernel: the one of this very Python.
     manager = AsyncKernelManager(kernel_name='python3', kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     client = Client(nb, km=manager, timeout=config.cell_timeout, coalesce_streams=True, record_timing=False,
-                    store_widget_state=False, extra_arguments=['--log-level=ERROR'],
-                    resources={'metadata': {'path': str(path.parent)}})
+                    store_widget_state=False, extra_arguments=['--log-level=ERROR'])
     client.positions = {cell.idx_ for cell in cells}
-    runs = path.parent/'runs'  # where a tutorial leaves what it trains
-    known = set(runs.iterdir()) if runs.exists() else set()
     with tempfile.TemporaryDirectory() as folder:
-        try: client.execute(env=kernel_env(folder, threads))
+        copy = shutil.copytree(config.nbs_path, Path(folder)/'nbs', ignore=shutil.ignore_patterns('runs', '.*'))
+        client.resources = {'metadata': {'path': str(copy/path.parent.relative_to(config.nbs_path))}}
+        env = kernel_env(folder, threads)
+        if not any('slow' in cell.directives_ for cell in cells): env.pop('CIFAKE_PATH', None)  # it shows what a newcomer sees
+        try: client.execute(env=env)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             raise RuntimeError(f'{path.relative_to(ROOT)}, {client.at}:\n{ANSI.sub("", str(e))}') from None
-        finally:
-            for run in set(runs.iterdir()) - known if runs.exists() else (): shutil.rmtree(run)
-            if runs.exists() and not known: runs.rmdir()
     for i in client.positions: nb.cells[i].outputs = [out for out in map(tidy_output, nb.cells[i].outputs) if out]
     clean_nb(nb, clean_ids=config.clean_ids)
     write_nb(nb, path)

@@ -1,5 +1,6 @@
-"""Build the documentation site into `_docs/` without Quarto, and look for anything broken in it.
+"""Write README.md, build the documentation site into `_docs/` without Quarto, and look for anything broken in it.
 
+0. `tools/readme.py` writes the README and the badges;
 1. nbdev refreshes its index and `nbs/nbdev.yml`, and writes its processed notebooks to `_proc/`;
 2. what smalldocs does not know is settled there: each page takes the name of its `output-file`, links to the
    documentation's address become relative, and keys that only Quarto reads go;
@@ -26,7 +27,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 STAGE, SITE = ROOT/'_proc', ROOT/'_docs'
 LINK = re.compile(r'(\]\(|\bhref=["\']|\bsrc=["\'])([^)\s"\']+)')
-FENCE = re.compile(r'(^(`{3,}).*?^\2`*[ ]*$)', re.DOTALL | re.MULTILINE)
+CODE = re.compile(r'(^```.*?^```|`[^`\n]+`)', re.DOTALL | re.MULTILINE)
 
 
 def process():
@@ -74,13 +75,14 @@ def settle(address):
         cell, front = front_matter(nb)
         names[path] = posixpath.join(posixpath.dirname(path), Path(front.pop('output-file', path)).stem + '.ipynb').removeprefix('/')
         if cell: cell['source'] = f'---\n{yaml.safe_dump(front, allow_unicode=True)}---\n'
+        (STAGE/path).unlink()
+    if len(set(names.values())) < len(names): sys.exit(f'Two notebooks claim one page: {", ".join(sorted(names.values()))}')
     for path, nb in pages.items():
         link = lambda m, folder=posixpath.dirname(path): m[1] + relink(m[2], folder, names, address)
         for cell in nb['cells']:
             for holder, key in texts(cell):
-                parts = FENCE.split(''.join(holder[key]))  # the text, then a whole fence and its opening, and so on
-                holder[key] = ''.join(LINK.sub(link, part) if i % 3 == 0 else part for i, part in enumerate(parts) if i % 3 < 2)
-        (STAGE/path).unlink()
+                parts = CODE.split(''.join(holder[key]))
+                holder[key] = ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
         (STAGE/names[path]).write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     config = yaml.safe_load((STAGE/'_quarto.yml').read_text(encoding='utf-8'))
     config['format'] = {'html': {k: v for k, v in config['format']['html'].items() if k != 'keep-md'}}
@@ -152,8 +154,9 @@ def undocumented(site=SITE):
         text = (site/f'{module}.html').read_text(encoding='utf-8') if (site/f'{module}.html').exists() else ''
         code = re.sub(r'<[^>]+>', '', text)
         if name.isupper() and not re.search(rf'^{name} = ', code, re.MULTILINE): found.append(f'{module}.html: {name} is not shown')
-        if not name.isupper() and not (re.search(rf'<h3[^>]*id="{name}"', text, re.IGNORECASE) and re.search(rf'def {name}\(', code)):
-            found.append(f'{module}.html: {name} has no signature')
+        section = re.search(rf'<h3[^>]*id="{name}".*?(?=<h[23]\b|</main>)', text, re.IGNORECASE | re.DOTALL)
+        if not name.isupper() and not (section and re.search(rf'def {name}\(', re.sub(r'<[^>]+>', '', section[0]))):
+            found.append(f'{module}.html: {name} has no signature under a heading of its own')
     return found
 
 
@@ -173,6 +176,7 @@ def main():
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     from nbdev.config import get_config
+    subprocess.run([sys.executable, 'tools/readme.py'], check=True)
     process()
     names = settle(get_config(ROOT).doc_url.rstrip('/'))
     problems = [*render(), *broken_links(), *undocumented()]
