@@ -1,7 +1,7 @@
 "Every public name, for notebooks: `from cifake.all import *`"
 from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, find_cifake, read_items, show_versions, split_items
 from cifake.demo import demo_cifake
-from cifake.loaders import cifake_block, cifake_dls, test_dl
+from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import cifake_tfms
 from cifake.models import CifakeNet, LeNet, create_model, list_models, register_model
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes

@@ -7,11 +7,10 @@ Docs: https://OWNER.github.io/cifake/augment.html.md"""
 # %% auto #0
 __all__ = ['BatchFlip', 'BatchShift', 'cifake_tfms']
 
-# %% ../nbs/03_augment.ipynb #6072b45d
+# %% ../nbs/03_augment.ipynb #d96e38d3
 import torch
 from fastai.vision.augment import RandTransform
 from fastai.vision.core import TensorImage
-from torch.nn.functional import pad
 
 # %% ../nbs/03_augment.ipynb #b3ca5e58
 class BatchFlip(RandTransform):
@@ -26,7 +25,7 @@ class BatchFlip(RandTransform):
         chosen = torch.rand(len(x), 1, 1, 1, device=x.device) < self.share
         return torch.where(chosen, x.flip(-1), x)
 
-# %% ../nbs/03_augment.ipynb #5df76ade
+# %% ../nbs/03_augment.ipynb #76f70288
 class BatchShift(RandTransform):
     "Shift each image of a training batch by up to `most` whole pixels along each axis, reflecting the border"
     split_idx,order = 0,11
@@ -37,12 +36,14 @@ class BatchShift(RandTransform):
         self.most = most
     def encodes(self, x:TensorImage):
         n,_,h,w = x.shape
-        down, right = (torch.randint(0, 2*self.most+1, (n,1), device=x.device) for _ in range(2))
-        rows = (torch.arange(h, device=x.device) + down)[:,None,:,None]
-        columns = (torch.arange(w, device=x.device) + right)[:,None,None,:]
-        padded = pad(x, [self.most]*4, mode='reflect')
-        each = torch.arange(n, device=x.device)[:,None,None,None]
-        return padded[each, torch.arange(x.shape[1], device=x.device)[None,:,None,None], rows, columns]
+        if self.most >= min(h, w): raise ValueError(f'Images of {h}x{w} pixels cannot be shifted by {self.most}: choose less than their side.')
+        each = torch.arange(n, device=x.device)[:,None,None]
+        rows, columns = self.sources(n, h, x.device)[:,:,None], self.sources(n, w, x.device)[:,None]
+        return x.permute(0,2,3,1)[each, rows, columns].permute(0,3,1,2) # a pixel's channels move together, which is quickest
+    def sources(self, n, side, device):
+        "For each of `n` images, where each of `side` pixels of an axis comes from"
+        place = (torch.arange(side, device=device) + torch.randint(-self.most, self.most+1, (n,1), device=device)).abs()
+        return torch.minimum(place, 2*(side-1) - place)
 
 # %% ../nbs/03_augment.ipynb #43b6367e
 def cifake_tfms(
