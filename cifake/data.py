@@ -6,8 +6,8 @@ Docs: https://OWNER.github.io/cifake/data.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES', 'object_of', 'is_demo', 'cifake_home',
-           'find_cifake', 'download_cifake', 'read_items', 'check_cifake', 'stratified_draw', 'split_items',
-           'show_versions']
+           'find_cifake', 'download_cifake', 'map_files', 'read_items', 'check_cifake', 'stratified_draw',
+           'split_items', 'show_versions']
 
 # %% ../nbs/00_data.ipynb #6222ac72
 import hashlib, os, platform, re, tempfile, zipfile, zlib
@@ -176,13 +176,17 @@ def _inspect(file):
     except Exception: return digest, *image.size, 'damaged or cut short'
     return digest, *image.size, ''
 
-# %% ../nbs/00_data.ipynb #9c3a7afd
-def _inspect_all(files):
-    "`_inspect` of every file, in order"
+# %% ../nbs/00_data.ipynb #18164fff
+def map_files(
+    func, # Takes a file; must be picklable
+    files:list, # Whose results are wanted
+    desc:str, # What the progress bar says
+): # Generator of the results, in the order of `files`
+    "Call `func` on every file, in several processes where there are many"
     shared = len(files) > 2000 and 'fork' in get_all_start_methods()
     with ProcessPoolExecutor(mp_context=get_context('fork')) if shared else nullcontext() as pool:
-        found = pool.map(_inspect, files, chunksize=256) if shared else map(_inspect, files)
-        return list(_progress(found, total=len(files), desc='reading files'))
+        found = pool.map(func, files, chunksize=256) if shared else map(func, files)
+        yield from _progress(found, total=len(files), desc=desc)
 
 # %% ../nbs/00_data.ipynb #da15a8c9
 def _cache_files(root):
@@ -210,7 +214,7 @@ def _save_cache(root, table):
 
 _CACHED = ['path', 'size', 'changed', 'digest', 'width', 'height', 'error']
 
-# %% ../nbs/00_data.ipynb #673a2043
+# %% ../nbs/00_data.ipynb #8c192fc3
 def _examined(root, listing):
     "`listing` with digest, size in pixels and error, taken from the cache where a file has not changed"
     cache = _load_cache(root)
@@ -220,7 +224,7 @@ def _examined(root, listing):
     todo = table.index[table.digest.isna()]
     if len(todo):
         files = [str(root/o) for o in table.path[todo]]
-        found = _inspect_all(files)
+        found = list(map_files(_inspect, files, 'reading files'))
         table = table.astype({'digest':object, 'error':object})
         table.loc[todo, ['digest', 'width', 'height', 'error']] = np.array(found, dtype=object)
         _save_cache(root, table[table.digest != '']) # what could not be read may be readable next time

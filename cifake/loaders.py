@@ -8,13 +8,10 @@ Docs: https://OWNER.github.io/cifake/loaders.html.md"""
 __all__ = ['CIFAKE_STATS', 'Item', 'as_items', 'training_items', 'cifake_block', 'cifake_dls', 'test_dl', 'ImageStore',
            'MemoryDL', 'image_stats', 'memory_dls']
 
-# %% ../nbs/02_loaders.ipynb #9295db59
+# %% ../nbs/02_loaders.ipynb #de625835
 import hashlib, os, tempfile, warnings
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.data.block import CategoryBlock, DataBlock
@@ -23,8 +20,7 @@ from fastai.torch_core import TensorCategory
 from fastai.vision.augment import Normalize, Resize
 from fastai.vision.core import PILImage, TensorImage
 from fastai.vision.data import ImageBlock
-from tqdm.auto import tqdm
-from .data import LABELS, cifake_home, find_cifake, read_items, split_items, stratified_draw
+from .data import LABELS, cifake_home, find_cifake, map_files, read_items, split_items, stratified_draw
 
 # %% ../nbs/02_loaders.ipynb #e882bd1b
 @dataclass(frozen=True)
@@ -146,20 +142,12 @@ def test_dl(
     if not (table.error == '').any(): raise ValueError(f'{root} has no readable image in test/FAKE or test/REAL: there is nothing to test on.')
     return dls.test_dl(as_items(table, root), with_labels=True, **kwargs)
 
-# %% ../nbs/02_loaders.ipynb #40d2d038
+# %% ../nbs/02_loaders.ipynb #369aa7a5
 def _pixels(file, size=None):
     "Bytes of the image in `file`, rows, columns, channels, as `cifake_dls` would read it"
     image = PILImage.create(file)
     if size: image = Resize(size)(image, split_idx=1)
     return np.asarray(image).tobytes()
-
-def _decode_all(files, size):
-    "`_pixels` of every file, in order"
-    shared = len(files) > 2000 and 'fork' in get_all_start_methods()
-    with ProcessPoolExecutor(mp_context=get_context('fork')) if shared else nullcontext() as pool:
-        decode = partial(_pixels, size=size)
-        found = pool.map(decode, files, chunksize=256) if shared else map(decode, files)
-        yield from tqdm(found, total=len(files), desc='decoding images', delay=2, mininterval=1, leave=False)
 
 def _write_array(file, rows, shape):
     "Write the bytes of each of `rows` to `file` as an array of `shape`, whole or not at all"
@@ -183,7 +171,7 @@ def _read_array(file, shape):
     except (OSError, ValueError, EOFError): return None
     return array if array.shape == shape and array.dtype == np.uint8 else None
 
-# %% ../nbs/02_loaders.ipynb #ce409782
+# %% ../nbs/02_loaders.ipynb #ae778ac0
 def _one_size(table, size):
     "Side in pixels of every image of `table` once `size`, if any, is applied; refused where they differ"
     if size: return size
@@ -208,7 +196,7 @@ class ImageStore:
         self.file, shape = cifake_home()/'images'/f'{key}.npy', (len(table), side, side, 3)
         array = _read_array(self.file, shape)
         if array is None:
-            _write_array(self.file, _decode_all([root/o for o in table.path], size), shape)
+            _write_array(self.file, map_files(partial(_pixels, size=size), [root/o for o in table.path], 'decoding images'), shape)
             array = _read_array(self.file, shape)
         self.images = torch.from_numpy(array)
     def rows(self,
