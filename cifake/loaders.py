@@ -206,10 +206,14 @@ class ImageStore:
         found = [self.row.get(getattr(o, 'digest', None), -1) for o in items]
         return None if -1 in found or not found else torch.tensor(found)
 
-# %% ../nbs/02_loaders.ipynb #94c5f0c7
+# %% ../nbs/02_loaders.ipynb #0d8e6533
 class MemoryDL(TfmdDL):
     "A `TfmdDL` whose batches come out of an `ImageStore`"
-    def __init__(self, dataset, store=None, **kwargs):
+    def __init__(self,
+        dataset, # fastai `Datasets` of `Item`s, or of anything else that is read from its files
+        store=None, # `ImageStore` with the images of `dataset`; None reads all from files
+        **kwargs, # Passed to `TfmdDL`: `bs`, `shuffle`, `device`, ...
+    ):
         self.store, self.rows = store, store and store.rows(getattr(dataset, 'items', []))
         super().__init__(dataset, **{**kwargs, **({} if self.rows is None else {'num_workers':0})})
         labelled = self.rows is not None and len(dataset.tls) > 1
