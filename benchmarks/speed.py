@@ -1,8 +1,11 @@
-"Images a second that loaders deliver, side by side in one run, and write the result to nbs/results/"
-import time
+"Loaders, training and inference side by side in one run: fastai's way, ours, and a bare PyTorch loop; written to nbs/results/speed.json"
+import os, tempfile, time
+from pathlib import Path
 from statistics import median
 from fastcore.script import call_parse
 from record import circumstances, save
+
+FOLDER, CIFAKE, MEMORY, BARE = 'ImageDataLoaders.from_folder', 'cifake_dls', 'memory_dls', 'bare loop'
 
 def _rate(dl, seconds):
     "Images a second of one pass over `dl`, or of as much of it as fits in about `seconds`, after one batch to start it"
@@ -14,35 +17,144 @@ def _rate(dl, seconds):
         if time.perf_counter() - start > seconds: break
     return n/(time.perf_counter() - start)
 
-@call_parse
-def main(
-    bs:int=256, # Images in a batch
-    seconds:int=20, # Longest time of one measurement
-    repeats:int=3, # Of which the median is kept
-):
-    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. Loaders take turns, so that a busy hour slows all of them"
-    about = circumstances()
+def _medians(measure, names, repeats):
+    "Median and all values of `measure(name)`; names take turns, so that a busy hour slows all of them"
+    values = {name:[] for name in names}
+    for _ in range(repeats):
+        for name in names: values[name].append(round(measure(name), 1))
+    return {name: median(o) for name,o in values.items()}, values
+
+def _link(items, folder):
+    "Links to the files of `items`, in folders as `from_folder` wants them; names are made unique, for they repeat in CIFAKE"
+    for i,o in enumerate(items):
+        (folder/o.split/o.label).mkdir(parents=True, exist_ok=True)
+        os.symlink(o.file, folder/o.split/o.label/f'{i}.jpg')
+
+def loaders_alone(bs, seconds, repeats):
+    "Images a second, with and without our augmentation"
     from fastai.vision.data import ImageDataLoaders
     from cifake.augment import cifake_tfms
-    from cifake.data import find_cifake, read_items
+    from cifake.data import find_cifake
     from cifake.loaders import ImageStore, cifake_dls, memory_dls
     root = find_cifake()
-    read_items(root)
-    start = time.perf_counter()
+    times = []
     ImageStore(root).file.unlink() # whatever is there: the next one decodes
-    ImageStore(root)
-    decoding = time.perf_counter() - start
-    start = time.perf_counter()
-    ImageStore(root)
-    mapping = time.perf_counter() - start
-    loaders = {'ImageDataLoaders.from_folder, its defaults': ImageDataLoaders.from_folder(root/'train', valid_pct=0.1, seed=42, bs=bs),
-               'cifake_dls': cifake_dls(bs=bs), 'memory_dls': memory_dls(bs=bs),
-               'cifake_dls, flip and shift': cifake_dls(bs=bs, batch_tfms=cifake_tfms(shift=2)),
-               'memory_dls, flip and shift': memory_dls(bs=bs, batch_tfms=cifake_tfms(shift=2))}
-    rates = {name:[] for name in loaders}
-    for _ in range(repeats):
-        for name,dls in loaders.items(): rates[name].append(round(_rate(dls.train, seconds)))
-    middle = {name:median(o) for name,o in rates.items()}
-    first, cifake, memory, *_ = middle.values()
-    save('speed', dict(**about, bs=bs, decoding_seconds=round(decoding, 1), mapping_seconds=round(mapping, 1), images_per_second=middle,
-                       all_measurements=rates, memory_over_from_folder=round(memory/first, 1), memory_over_cifake=round(memory/cifake, 1)))
+    for _ in range(2):
+        start = time.perf_counter()
+        ImageStore(root)
+        times.append(round(time.perf_counter() - start, 1))
+    tfms = dict(batch_tfms=cifake_tfms(shift=2))
+    dls = {FOLDER: ImageDataLoaders.from_folder(root/'train', valid_pct=0.1, seed=42, bs=bs), CIFAKE: cifake_dls(bs=bs), MEMORY: memory_dls(bs=bs),
+           f'{CIFAKE}, flip and shift': cifake_dls(bs=bs, **tfms), f'{MEMORY}, flip and shift': memory_dls(bs=bs, **tfms)}
+    rates, every = _medians(lambda name: _rate(dls[name].train, seconds), dls, repeats)
+    return dict(decoding_seconds=times[0], mapping_seconds=times[1], images_per_second=rates, all_measurements=every,
+                memory_over_from_folder=round(rates[MEMORY]/rates[FOLDER], 1), memory_over_cifake=round(rates[MEMORY]/rates[CIFAKE], 1))
+
+def bare_training(recipe, train, valid, stats):
+    "`recipe` on uint8 images and labels without any framework: what `train_learner` does, and no more"
+    import torch
+    from fastai.callback.schedule import combined_cos
+    from timm.optim import Muon
+    from timm.utils import ModelEmaV3
+    from cifake.augment import cifake_tfms
+    from cifake.models import CifakeNet
+    from cifake.training import has_fast_bfloat16, matrices_and_others
+    from fastai.vision.core import TensorImage
+    mean, std = (torch.tensor(o).view(1,3,1,1) for o in stats)
+    net = CifakeNet().to(memory_format=torch.channels_last)
+    matrices, others = matrices_and_others(net)
+    opt = Muon([dict(params=matrices, weight_decay=recipe.wd), dict(params=others, weight_decay=0.)], nesterov=True, betas=(0.9, 0.99))
+    average, tfms = ModelEmaV3(net, recipe.average, use_warmup=True, warmup_gamma=9, warmup_power=1.), cifake_tfms(recipe.flip, recipe.shift)
+    rate, momentum = combined_cos(0.25, recipe.lr/25, recipe.lr, recipe.lr/1e5), combined_cos(0.25, 0.95, 0.85, 0.95)
+    loss_func = torch.nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    half = lambda: torch.autocast('cpu', torch.bfloat16, enabled=has_fast_bfloat16())
+    batch = lambda images: (images.permute(0,3,1,2).float()/255 - mean)/std
+    steps, step = len(train[0])//recipe.bs, 0
+    for epoch in range(recipe.epochs):
+        net.train()
+        for rows in torch.randperm(len(train[0])).split(recipe.bs)[:steps]:
+            for group in opt.param_groups:
+                group['lr'], group['momentum'] = rate(step/(steps*recipe.epochs)), momentum(step/(steps*recipe.epochs))
+                group['betas'] = group['momentum'], 0.99
+            images = TensorImage(batch(train[0][rows]))
+            for change in tfms: images = change(images, split_idx=0)
+            with half(): output = net(images.as_subclass(torch.Tensor))
+            loss_func(output.float(), train[1][rows]).backward()
+            opt.step()
+            opt.zero_grad()
+            step += 1
+            average.update(net, step)
+        with torch.no_grad(), half(): right = sum((average.module(batch(x)).argmax(1) == y).sum() for x,y in zip(*(o.split(2*recipe.bs) for o in valid)))
+    return right/len(valid[0])
+
+def whole_training(recipe, images, repeats):
+    "Seconds of a whole training of `recipe` on a subset, with its validations, each way"
+    import torch
+    from fastai.vision.data import ImageDataLoaders
+    from cifake.augment import cifake_tfms
+    from cifake.data import find_cifake
+    from cifake.learner import _learner_of
+    from cifake.loaders import CIFAKE_STATS, LABELS, cifake_dls, memory_dls
+    from cifake.recipes import get_recipe
+    recipe = get_recipe(recipe)
+    tfms = dict(bs=recipe.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift))
+    work = tempfile.TemporaryDirectory()
+    memory = memory_dls(find_cifake(), subset=images, stats=None, **tfms)
+    _link([*memory.train.items, *memory.valid.items], Path(work.name))
+    loaders = {FOLDER: lambda: ImageDataLoaders.from_folder(work.name, valid='valid', **tfms),
+               CIFAKE: lambda: cifake_dls(find_cifake(), subset=images, stats=None, **tfms),
+               MEMORY: lambda: memory_dls(find_cifake(), subset=images, stats=None, **tfms)}
+    arrays = [(o.store.images[o.rows], torch.tensor([LABELS.index(i.label) for i in o.items])) for o in (memory.train, memory.valid)]
+    def measure(name):
+        if name == BARE: run = lambda: bare_training(recipe, *arrays, CIFAKE_STATS)
+        else:
+            learn = _learner_of(loaders[name](), recipe, 0)
+            def run():
+                with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(recipe.epochs, recipe.lr)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    seconds, every = _medians(measure, [FOLDER, CIFAKE, MEMORY, BARE], repeats)
+    work.cleanup()
+    return dict(recipe=recipe.name, training_images=images, validation_images=len(memory.valid_ds), epochs=recipe.epochs, seconds=seconds,
+                all_measurements=every, memory_faster_than_from_folder=round(seconds[FOLDER]/seconds[MEMORY], 2),
+                memory_faster_than_cifake=round(seconds[CIFAKE]/seconds[MEMORY], 2), memory_speed_over_bare_loop=round(seconds[BARE]/seconds[MEMORY], 3))
+
+def inference(repeats):
+    "Images a second of `get_preds`, and how its time grows with the number of images"
+    from fastai.vision.data import ImageDataLoaders
+    from cifake.data import find_cifake
+    from cifake.learner import _learner_of
+    from cifake.loaders import memory_dls
+    from cifake.recipes import get_recipe
+    recipe, work = get_recipe('quick', flip_average=False), tempfile.TemporaryDirectory()
+    memory = memory_dls(find_cifake(), stats=None, bs=256)
+    few, many = memory.valid.items, [*memory.train.items, *memory.valid.items]
+    _link([*few, *memory.train.items[::100]], Path(work.name))
+    folder = ImageDataLoaders.from_folder(work.name, valid='valid', bs=256)
+    learners = {name: _learner_of(dls, recipe, 0) for name,dls in ((FOLDER, folder), (MEMORY, memory))}
+    def measure(name, items):
+        learn = learners[name]
+        start = time.perf_counter()
+        with learn.no_bar(): n = len(learn.get_preds(dl=learn.dls.test_dl(items, bs=512))[0])
+        return n/(time.perf_counter() - start)
+    paths = {FOLDER: [o.file for o in few], MEMORY: few}
+    rates, every = _medians(lambda name: measure(name, paths[name]), paths, repeats)
+    grown = [round(len(o)/measure(MEMORY, o), 1) for o in (many[::9][:10_000], many)]
+    work.cleanup()
+    return dict(images=len(few), images_per_second=rates, all_measurements=every, memory_faster_than_from_folder=round(rates[MEMORY]/rates[FOLDER], 2),
+                growth=dict(images=[10_000, len(many)], seconds=grown, seconds_times=round(grown[1]/grown[0], 2), images_times=round(len(many)/10_000, 2)))
+
+@call_parse
+def main(
+    bs:int=256, # Images in a batch of the loaders alone
+    seconds:int=20, # Longest time of one measurement of a loader alone
+    images:int=20_000, # Training images of a whole training
+    repeats:int=3, # Of which the median is kept
+):
+    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
+    about = circumstances()
+    values = dict(**about, bs=bs, **loaders_alone(bs, seconds, repeats), training={}, inference=inference(repeats))
+    for recipe in ('quick',):
+        values['training'][recipe] = whole_training(recipe, images, repeats)
+        save('speed', values)

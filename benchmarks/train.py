@@ -20,12 +20,16 @@ def main(
     learn = train_learner(recipe=recipe, seed=seed, out=out or Path(tempfile.mkdtemp())/'run')
     whole = time.perf_counter() - start
     report = evaluate(learn)
+    single = {}
+    if hasattr(learn, 'flip_average'):
+        with learn.removed_cbs(learn.flip_average): single = {o: json.loads(evaluate(learn, split=o).to_json()) for o in ('valid', 'test')}
     objects = CifakeInterpretation.from_learner(learn, dl=test_dl(learn.dls)).by_object()
     own, child = peak_memory()
-    rows = history(learn)
-    save(f'train-{recipe}-{seed}', dict(**about, recipe=json.loads((learn.run_folder/'recipe.json').read_text())['recipe'], seed=seed,
+    rows, card = history(learn), json.loads((learn.run_folder/'recipe.json').read_text())
+    save(f'train-{recipe}-{seed}', dict(**about, recipe=card['recipe'], seed=seed, data_digest=card['data_digest'],
         parameters=sum(o.numel() for o in learn.model.parameters()), training_images=len(learn.dls.train_ds),
-        training_seconds=round(rows.seconds.sum(), 1), whole_seconds=round(whole, 1), peak_memory_gb=own, peak_memory_of_a_reader_gb=child,
-        history=rows.round(5).to_dict('records'), validation=json.loads(learn.report.to_json()), test=json.loads(report.to_json()),
+        training_seconds=round(rows.seconds.sum(), 1), whole_seconds=round(whole, 1), training_pflop=card['training_pflop'],
+        peak_memory_gb=own, peak_memory_of_a_reader_gb=child, history=rows.round(5).to_dict('records'),
+        validation=json.loads(learn.report.to_json()), test=json.loads(report.to_json()), without_averaging_over_flips=single,
         errors_by_object=objects.round(5).reset_index().to_dict('records')))
     print(report)

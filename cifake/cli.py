@@ -74,7 +74,7 @@ def cifake_data(
     print(makers[action]())
     if action == 'check': print(check_cifake(path).to_string())
 
-# %% ../nbs/16_cli.ipynb #cd7757cb
+# %% ../nbs/16_cli.ipynb #a04cde24
 def _share_or_number(text):
     "`text` as a float where it has a point, else as an int"
     try: return text if text is None else float(text) if '.' in text else int(text)
@@ -84,7 +84,8 @@ def _share_or_number(text):
       cifake-train --demo              train on the small stand-in set, in about half a minute
       cifake-train                     train the recipe `quick` on CIFAKE, wherever it is found
       cifake-train DIR --subset 0.1    a first try on a tenth of the images
-      cifake-train --recipe lenet --epochs 3 --out runs/floor""")
+      cifake-train --recipe lenet --epochs 3 --out runs/floor
+      cifake-train --resume runs/floor go on with a run that was stopped""")
 def cifake_train(
     path:str=None, # Folder or zip of the dataset; without it, the usual places are tried
     demo:bool=False, # Train on the small stand-in set, whose scores say nothing about CIFAKE
@@ -94,20 +95,23 @@ def cifake_train(
     seed:int=42, # Seed of the validation split, the first weights and the order of batches
     subset:str=None, # Share (such as 0.1) or number (such as 5000) of training images
     weights_path:str=None, # File with ImageNet weights, for recipes that start from them
+    resume:str=None, # Folder of a run that was interrupted or killed, to go on with; its recipe and seed hold
 ):
     """Train a detector of REAL against FAKE images and measure it on a validation part.
 
     The run's folder holds the set-up (recipe.json), losses and metrics of each epoch (history.csv),
     the best weights (weights.safetensors), the validation report (report.json), and pictures: history,
     confusion matrix, top losses. The sealed test is not touched: that is `cifake-evaluate`.
-    Ctrl-C ends a training early and leaves the folder usable."""
+    Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
     from cifake.demo import demo_cifake
     from cifake.interpret import CifakeInterpretation
-    from cifake.learner import train_learner
+    from cifake.learner import resume_run, train_learner
     from cifake.recipes import recipe_from_json
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if recipe.endswith('.json'): recipe = recipe_from_json(Path(recipe).read_text())
-    learn = train_learner(demo_cifake() if demo else path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
+    path = demo_cifake() if demo else path
+    if resume: learn = resume_run(resume, path)
+    else: learn = train_learner(path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 

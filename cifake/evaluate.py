@@ -140,7 +140,7 @@ def _plot_confusion_matrix(self, ax=None, **kwargs):
     return plot_counts([[self.tp, self.fn], [self.fp, self.tn]], ax=ax, **kwargs)
 Report.plot_confusion_matrix = _plot_confusion_matrix
 
-# %% ../nbs/06_evaluate.ipynb #68c9924d
+# %% ../nbs/06_evaluate.ipynb #20574b42
 def _p_fake_of_learner(learn, dl):
     "`p_fake` of each item of `dl`, by a fastai learner"
     with learn.no_bar(), learn.no_logging(): probabilities = learn.get_preds(dl=dl)[0]
@@ -151,6 +151,7 @@ def _targets(detector, path, split):
     if split == 'valid':
         if path is not None: raise ValueError("`split='valid'` is the learner's own validation part: leave `path` out.")
         if not hasattr(detector, 'dls'): raise ValueError("`split='valid'` needs a fastai `Learner`, which knows its validation part.")
+        if detector.dls.path is None: raise ValueError('This learner was loaded without images, so it has no validation part: measure it on `test`.')
         return detector.dls.valid.items, set(), 0, is_demo(detector.dls.path)
     if split != 'test': raise ValueError(f'`split` is {split!r}: it is `test` or `valid`.')
     own = getattr(getattr(detector, 'dls', None), 'path', None)

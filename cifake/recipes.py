@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #1f86d756
+# %% ../nbs/05_recipes.ipynb #cde0e261
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
@@ -27,16 +27,26 @@ class Recipe:
     freeze_epochs: int = 1 # Passes with a frozen body, for `fine_tune`
     bs: int = 128 # Images in a batch
     lr: float = None # Peak learning rate; None asks `find_lr`
-    wd: float = 0.01 # Weight decay, decoupled (AdamW)
+    optimizer: str = 'adamw' # `adamw` (Loshchilov & Hutter 2017, arXiv 1711.05101) or `muon` (Jordan 2024), for random weights only
+    wd: float = 0.01 # Weight decay, decoupled
     label_smoothing: float = 0.1 # Share of the target spread over both labels, in [0, 1)
     flip: bool = True # Mirror half of the training images
     shift: int = 0 # Largest shift of training images, in whole pixels
+    window: int = 0 # Side of the windows that most of the training sees, in pixels; 0 for whole images throughout
+    window_share: float = 0.75 # Part of the training that sees windows, in [0, 1]
+    cutmix: float = 0. # Share of the batches with patches of other images (Yun et al. 2019, arXiv 1905.04899), in [0, 1]
+    average: float = 0. # Share that a moving average of the weights keeps at each step, in [0, 1); 0 for no average
+    flip_average: bool = False # Predictions are means over an image and its mirror image
     patience: int = None # Stop after this many epochs without a better validation loss; None never stops early
     min_steps: int = 150 # Fewest optimiser steps: small sets get more epochs
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/05_recipes.ipynb #cd1ac34a
-_LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=1e-8, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0)
+# %% ../nbs/05_recipes.ipynb #4d32db21
+_LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=1e-8, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0,
+    window=0, window_share=0, cutmix=0, average=0)
+_HIGHEST = dict(window_share=1, cutmix=1)
+_BELOW = dict(label_smoothing=1, average=1)
+_CHOICES = dict(schedule=('one_cycle', 'fine_tune'), optimizer=('adamw', 'muon'))
 
 def _check_recipe(recipe):
     "Raise `ValueError` for the first field of `recipe` that has the wrong type or is out of range"
@@ -46,11 +56,14 @@ def _check_recipe(recipe):
         right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
         if not right or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be of type {kind.__name__}.')
-        if f.name in _LOWEST and value < _LOWEST[f.name]:
-            raise ValueError(f'`{f.name}` of recipe {recipe.name!r} is {value}: it has to be at least {_LOWEST[f.name]}.')
-    if recipe.schedule not in ('one_cycle', 'fine_tune'):
-        raise ValueError(f'`schedule` of recipe {recipe.name!r} is {recipe.schedule!r}: it is `one_cycle` or `fine_tune`.')
-    if recipe.label_smoothing >= 1: raise ValueError(f'`label_smoothing` of recipe {recipe.name!r} has to be under 1.')
+        where = f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be'
+        if value < _LOWEST.get(f.name, value): raise ValueError(f'{where} at least {_LOWEST[f.name]}.')
+        if value > _HIGHEST.get(f.name, value): raise ValueError(f'{where} at most {_HIGHEST[f.name]}.')
+        if f.name in _BELOW and value >= _BELOW[f.name]: raise ValueError(f'{where} under {_BELOW[f.name]}.')
+        if value not in _CHOICES.get(f.name, (value,)): raise ValueError(f'{where} {" or ".join(_CHOICES[f.name])}.')
+    if recipe.optimizer == 'muon' and (recipe.pretrained or recipe.schedule == 'fine_tune'):
+        raise ValueError(f"`optimizer` of recipe {recipe.name!r} is 'muon', which is for networks that start from random weights: choose 'adamw'.")
+    if recipe.window > recipe.size: raise ValueError(f'`window` of recipe {recipe.name!r} is {recipe.window}, and images are {recipe.size} pixels wide.')
 
 # %% ../nbs/05_recipes.ipynb #7523adba
 def fit_to(
@@ -61,9 +74,10 @@ def fit_to(
     bs = min(recipe.bs, max(16, n//32))
     return replace(recipe, bs=bs, epochs=max(recipe.epochs, ceil(recipe.min_steps / max(1, n//bs))))
 
-# %% ../nbs/05_recipes.ipynb #0634f08a
+# %% ../nbs/05_recipes.ipynb #0cc8fe1d
 RECIPES = {o.name:o for o in [
-    Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', lr=0.01, shift=1),
+    Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', 
+        lr=0.01, optimizer='muon', epochs=2, bs=256, wd=0.05, shift=1, average=0.995, flip_average=True),
     Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', lr=0.003, label_smoothing=0.),
     Recipe('fastai-resnet26d', 'resnet26d', "fastai's own way with ImageNet weights, after a seed project of this library that used "
         '`lr_find` and `fine_tune`. Its number of epochs is not known here; four and early stopping stand in for it.',

@@ -34,6 +34,19 @@ def test_wheel_holds_the_package_and_its_requirements(dist):
     assert everything >= set().union(*lists.values())
 
 
+def test_networks_in_the_box(dist, scripts, tmp_path):
+    "Small, described, in the wheel and in the sdist, and ready to predict without the dataset and without a network"
+    with zipfile.ZipFile(next(dist.glob('*.whl'))) as archive:
+        sizes = {Path(o.filename).name: o.file_size for o in archive.infolist() if o.filename.startswith('cifake/pretrained/')}
+    with tarfile.open(next(dist.glob('*.tar.gz'))) as archive: kept = {Path(n).name for n in archive.getnames() if '/pretrained/' in n}
+    assert set(sizes) == kept and {'quick.json', 'quick.safetensors'} <= kept
+    assert all(size <= 4_000_000 for size in sizes.values())
+    code = ('from PIL import Image; from cifake.all import load_pretrained; learn = load_pretrained(); '
+            'label, _, p = learn.predict(Image.new("RGB", (32,32), "red")); print(label, float(p.sum()))')
+    out = run(scripts/'python', '-W', 'ignore', '-c', code, cwd=tmp_path, HOME=str(tmp_path), CIFAKE_HOME=str(tmp_path/'home')).split()
+    assert out[-2] in ('FAKE', 'REAL') and abs(float(out[-1]) - 1) < 1e-5
+
+
 def test_import_from_an_empty_folder(scripts, tmp_path):
     out = run(scripts/'python', '-c', 'import cifake.all; print(cifake.__file__)', cwd=tmp_path)
     assert Path(out.strip().splitlines()[-1]).is_relative_to(scripts.parent)

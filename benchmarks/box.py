@@ -1,0 +1,44 @@
+"Put the network of a run into the package: 16-bit weights and a card with its measured scores"
+import json
+from pathlib import Path
+from fastcore.script import call_parse
+from record import circumstances
+
+BOX = Path(__file__).parent.parent/'cifake'/'pretrained'
+USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against images of Stable Diffusion 1.4 (FAKE), all of 32x32 pixels and '
+       'the same JPEG compression. It knows nothing else: not other generators, not other sizes, not pictures from the web. Not evidence about any picture or person.')
+
+def _scores(learn, split):
+    "Measures with intervals on `split`, with averaging over flips and without"
+    from cifake.evaluate import evaluate
+    of = lambda report: {k: v for k,v in json.loads(report.to_json()).items() if k not in ('note', 'unreadable', 'split')}
+    scores = {'as it predicts': of(evaluate(learn, split=split))}
+    if hasattr(learn, 'flip_average'):
+        with learn.removed_cbs(learn.flip_average): scores['without averaging over flips'] = of(evaluate(learn, split=split))
+    return scores
+
+@call_parse
+def main(
+    name:str, # Name of the network, such as `fast`
+    out:str, # Folder of a finished run
+):
+    "Weights are rounded to float16 first, and the rounded ones are measured: validation, then the sealed test of the run's dataset"
+    from cifake.learner import load_run
+    from safetensors.torch import save_file
+    about = circumstances()
+    card = json.loads((Path(out)/'recipe.json').read_text())
+    learn = load_run(out)
+    state = {k: v.half() if v.is_floating_point() else v for k,v in learn.model.state_dict().items()}
+    learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
+    BOX.mkdir(exist_ok=True)
+    save_file({k: v.contiguous() for k,v in state.items()}, BOX/f'{name}.safetensors', metadata=dict(format='pt'))
+    values = dict(name=name, weights=f'{name}.safetensors', recipe=card['recipe'], seed=card['seed'], stats=card['stats'],
+        vocab=list(learn.dls.vocab), parameters=sum(o.numel() for o in learn.model.parameters()),
+        trained=dict(data='CIFAKE, train/ without its validation part', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
+                     commit=card.get('commit', about['commit']), seconds=card['seconds'], pflop=card['training_pflop'], precision=card['precision'],
+                     versions=card['versions'], machine=about['machine']),
+        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')),
+        intended_use=USE, licence='Apache-2.0', command=about['command'], date=about['date'])
+    (BOX/f'{name}.json').write_text(json.dumps(values, indent=1) + '\n')
+    print(f'cifake/pretrained/{name}.safetensors: {(BOX/f"{name}.safetensors").stat().st_size/1e6:.2f} MB')
+    for part in ('validation', 'test'): print(part, {k: v['accuracy'] for k,v in values['scores'][part].items()})

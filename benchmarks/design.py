@@ -1,0 +1,120 @@
+"Try variants of our network and of its recipe at equal training compute, judge them on validation, and write nbs/results/design.json"
+import json, tempfile
+from functools import partial
+from math import ceil
+from pathlib import Path
+from fastcore.script import call_parse
+from record import RESULTS, circumstances, save
+import torch
+from torch import nn
+from torch.nn.functional import pixel_unshuffle
+from torch.utils.flop_counter import FlopCounterMode
+from cifake.models import CifakeNet, ConvLayer, register_model
+
+class Unshuffle(nn.Module):
+    "Each 2x2 square of pixels becomes one of four times as many channels"
+    def forward(self, x): return pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+
+class SqueezeExcite(nn.Module):
+    "Weigh channels by what the whole image shows (Hu et al. 2018, arXiv 1709.01507)"
+    def __init__(self, n):
+        super().__init__()
+        self.weigh = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(n, n//8, 1), nn.SiLU(), nn.Conv2d(n//8, n, 1), nn.Sigmoid())
+    def forward(self, x): return x*self.weigh(x)
+
+class MeanAndMax(nn.Module):
+    "Both poolings of each channel"
+    def forward(self, x): return torch.cat([x.mean((2,3)), x.amax((2,3))], 1)
+
+def swap(net, old, new):
+    "`net` with `new()` in the place of each layer of the type `old`"
+    for name,child in net.named_children():
+        if isinstance(child, old): setattr(net, name, new())
+        else: swap(child, old, new)
+    return net
+
+def change(net, function):
+    "`net`, after `function` has changed it"
+    function(net)
+    return net
+
+def learned_stem(net): net.stem[0] = nn.Conv2d(3, 32, 3, padding=1, bias=False)
+def unshuffled(net): net.stem, net.stages[0].down[1] = nn.Sequential(Unshuffle(), ConvLayer(12, 32)), nn.Identity()
+def strided(net):
+    for stage in net.stages: stage.down[0].stride, stage.down[1] = (2,2), nn.Identity()
+def early(net): net.stem = nn.Sequential(net.stem, nn.MaxPool2d(2)); net.stages[2].down[1] = nn.Identity()
+def plain(net):
+    for stage in net.stages: stage.forward = lambda x, stage=stage: stage.refine(stage.down(x))
+def excited(net):
+    for stage in net.stages: stage.refine.append(SqueezeExcite(stage.refine[1][0].out_channels))
+def both_poolings(net): net.head[0], net.head[3] = nn.Sequential(MeanAndMax(), nn.Unflatten(1, (-1,1,1))), nn.Linear(512, 2)
+def shallow(net):
+    for stage in net.stages: del stage.refine[1]
+def deep(net):
+    for stage in net.stages:
+        n = stage.refine[1][0].out_channels
+        stage.refine.extend([ConvLayer(n, n), ConvLayer(n, n)])
+
+NETWORKS = {
+    'as it is': CifakeNet,
+    'first layer learned from pixels, not whitened': lambda: change(CifakeNet(), learned_stem),
+    'first layer sees 2x2 squares as channels': lambda: change(CifakeNet(), unshuffled),
+    'first layer halves the side': lambda: change(CifakeNet(), early),
+    'strided convolutions for max pooling': lambda: change(CifakeNet(), strided),
+    'average pooling for max pooling': lambda: swap(CifakeNet(), nn.MaxPool2d, partial(nn.AvgPool2d, 2)),
+    'ReLU for SiLU': lambda: swap(CifakeNet(), nn.SiLU, partial(nn.ReLU, inplace=True)),
+    'no residual connections': lambda: change(CifakeNet(), plain),
+    'squeeze-and-excitation': lambda: change(CifakeNet(), excited),
+    'mean and maximum at the end': lambda: change(CifakeNet(), both_poolings),
+    'stem of 64 channels': lambda: CifakeNet(stem=64),
+    'fewer layers, wider: 64-192-288, one convolution to refine': lambda: change(CifakeNet(widths=(64,192,288), stem=48), shallow),
+    'more layers, narrower: 48-96-192, four convolutions to refine': lambda: change(CifakeNet(widths=(48,96,192)), deep)}
+
+RECIPES = {
+    'AdamW for Muon': dict(optimizer='adamw'),
+    'half the rate': dict(lr=0.005), 'double the rate': dict(lr=0.02),
+    'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
+    'no average of weights': dict(average=0.),
+    'no label smoothing': dict(label_smoothing=0.),
+    'no shifts': dict(shift=0), 'shifts of up to 2': dict(shift=2),
+    'windows of 24 in three quarters of the training': dict(window=24),
+    'CutMix on half of the batches': dict(cutmix=0.5)}
+
+def flops_per_image(net, side=32, n=8):
+    "Operations of one training step, per image"
+    images = torch.zeros(n, 3, side, side).contiguous(memory_format=torch.channels_last)
+    with FlopCounterMode(display=False) as counter: net.to(memory_format=torch.channels_last)(images).sum().backward()
+    return counter.get_total_flops()/n
+
+@call_parse
+def main(
+    budget:float=0.055, # Operations of each training, in PFLOP
+    only:str=None, # Try only variants whose name has one of these words, apart by commas
+):
+    "Variants that are in the file already are kept. The test is not opened. Set CIFAKE_PATH"
+    from cifake.evaluate import evaluate
+    from cifake.learner import history, train_learner
+    from cifake.recipes import get_recipe
+    file = RESULTS/'design.json'
+    done = json.loads(file.read_text())['variants'] if file.exists() else {}
+    plan = {**{k: (v, {}) for k,v in NETWORKS.items()}, **{k: (CifakeNet, v) for k,v in RECIPES.items()}}
+    for name,(build, fields) in plan.items():
+        if name in done or only and not any(o in name for o in only.split(',')): continue
+        about = circumstances()
+        register_model(type('Variant', (), dict(__new__=lambda cls, n_out=2, build=build: build())))
+        side, share = (24, 0.75) if 'window' in fields else (32, 1.)
+        cost = share*flops_per_image(build(), side) + (1 - share)*flops_per_image(build())
+        epochs = ceil(budget*1e15/cost/90_000)
+        images = int(budget*1e15/cost/epochs)
+        recipe = get_recipe('quick', arch='variant', epochs=epochs, min_steps=0, **fields)
+        with tempfile.TemporaryDirectory() as work:
+            learn = train_learner(recipe=recipe, subset=images, seed=0, out=Path(work)/'run')
+            card = json.loads((Path(work)/'run'/'recipe.json').read_text())
+        flips = learn.report
+        with learn.removed_cbs(learn.flip_average):
+            single = evaluate(learn, split='valid')
+        rows = history(learn)
+        done[name] = dict(**about, recipe=card['recipe'], parameters=sum(o.numel() for o in build().parameters()), training_images=len(learn.dls.train_ds),
+            mflop_per_image=round(cost/1e6), epochs=epochs, pflop=card['training_pflop'], seconds=round(rows.seconds.sum()), train_loss=round(rows.train_loss.iloc[-1], 4),
+            accuracy=flips.accuracy, interval=flips.intervals['accuracy'], auc=flips.auc, accuracy_without_flips=single.accuracy)
+        save('design', dict(budget_pflop=budget, seed=0, variants=done))
