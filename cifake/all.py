@@ -5,7 +5,7 @@ from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import cifake_tfms
 from cifake.models import CifakeNet, LeNet, create_model, list_models, register_model
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
-from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, TrainOnWindows, WeightAverage, device_callbacks, has_fast_bfloat16, muon_arguments
+from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
 from cifake.evaluate import Report, evaluate
 from cifake.learner import cifake_learner, find_lr, history, load_pretrained, load_run, plot_history, resume_run, train_learner
 from cifake.interpret import CifakeInterpretation

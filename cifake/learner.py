@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/learner.html.md"""
 __all__ = ['BOX', 'HistoryKeeper', 'history', 'plot_history', 'cifake_learner', 'find_lr', 'RunKeeper', 'train_learner',
            'load_run', 'resume_run', 'load_pretrained']
 
-# %% ../nbs/07_learner.ipynb #3a46cfec
+# %% ../nbs/07_learner.ipynb #e2fe8f32
 import hashlib, json, os, platform, tempfile, time
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -32,10 +32,10 @@ from .augment import cifake_tfms
 from .data import LABELS, find_cifake, is_demo, read_items
 from .evaluate import DEMO_NOTE, Report, evaluate
 from .loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
-from .models import WhitenedConv, create_model, load_weights, model_source, read_weights
+from .models import create_model, load_weights, model_source, read_weights
 from .recipes import fit_to, get_recipe, recipe_from_json
-from cifake.training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, SomeCutMix, TrainOnWindows, WeightAverage, device_callbacks,
-    muon_arguments)
+from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, SomeCutMix, TrainOnWindows, WeightAverage, WhitenFirst,
+    device_callbacks, muon_arguments)
 
 # %% ../nbs/07_learner.ipynb #25984392
 class HistoryKeeper(Callback):
@@ -118,7 +118,7 @@ def _fill_body(learn, arch, source, path):
     load_weights(whole, path, head='classifier' if hasattr(whole, 'classifier') else 'fc')
     learn.model[0].load_state_dict(create_body(whole, pretrained=False, cut=model_meta.get(build, {}).get('cut')).state_dict())
 
-# %% ../nbs/07_learner.ipynb #ba85be01
+# %% ../nbs/07_learner.ipynb #95507606
 def cifake_learner(
     dls, # Loaders of `cifake_dls`
     arch:str='cifakenet', # Name of a network, as in `list_models`
@@ -134,7 +134,7 @@ def cifake_learner(
 )->Learner: # With the callback `HistoryKeeper`; the body is frozen where `pretrained`
     "A fastai `Learner` for the network `arch` on `dls`"
     source, pretrained = model_source(arch), pretrained or weights_path is not None
-    cbs = [HistoryKeeper(), *device_callbacks(dls.device, precision), *(cbs or [])]
+    cbs = [HistoryKeeper(), WhitenFirst(), *device_callbacks(dls.device, precision), *(cbs or [])]
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=label_smoothing), metrics=metrics, cbs=cbs, path=path, **kwargs)
     if source == 'cifake': learn = Learner(dls, create_model(arch, pretrained, weights_path), **kwargs)
     else:
@@ -250,7 +250,7 @@ def restore(self:RunKeeper, state, over=False):
     if state['average'] and over: learn.model.load_state_dict(state['average'][0])
     elif state['average']: learn.weight_average.restore(learn.model, *state['average'])
 
-# %% ../nbs/07_learner.ipynb #738caa6d
+# %% ../nbs/07_learner.ipynb #0a62fb9a
 def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None):
     "The loaders of `recipe`, and the recipe fitted to the number of training images"
     make = memory_dls if 3*recipe.size**2*len(read_items(root)) <= 1e9 else cifake_dls
@@ -259,14 +259,6 @@ def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None):
     fitted = fit_to(recipe, len(dls.train_ds))
     if fitted.bs != dls.train.bs: dls = make(root, bs=fitted.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift), **args)
     return dls, fitted
-
-def _whiten(learn, n=5000):
-    "Let a network with a `WhitenedConv` measure the patches of `n` training images, spread evenly over them"
-    layers = [o for o in learn.model.modules() if isinstance(o, WhitenedConv)]
-    if not layers: return
-    items = learn.dls.train.items[::max(1, len(learn.dls.train.items)//n)]
-    images = torch.cat([o[0] for o in learn.dls.test_dl(items, bs=500)])
-    for layer in layers: layer.fit(images.to(layer.weight.device))
 
 def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
     "The learner that `recipe` asks for"
@@ -329,7 +321,7 @@ def _finish(learn, run):
     print(f'Validation, best of {len(learn.history.rows)} epoch(s):\n{report}\nKept in {run.folder}')
     return learn
 
-# %% ../nbs/07_learner.ipynb #6e7d1d51
+# %% ../nbs/07_learner.ipynb #7450dadb
 def _card(recipe, root, seed, subset, dls, arguments):
     "What a run says of itself before it starts"
     versions = dict(cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
@@ -364,7 +356,6 @@ def train_learner(
     arguments = dict(precision=precision, weights_path=str(weights_path) if weights_path else None, stats=_stats_of(dls))
     run = RunKeeper(_new_folder(out, chosen.name), _card(chosen, root, seed, subset, dls, arguments))
     _write(run.folder/'valid.txt', '\n'.join(o.digest for o in dls.valid.items))
-    if weights_path is None: _whiten(learn)
     _fit(learn, chosen, run)
     return _finish(learn, run)
 
