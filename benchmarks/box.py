@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 from fastcore.script import call_parse
-from record import circumstances
+from record import RESULTS
 
 BOX = Path(__file__).parent.parent/'cifake'/'pretrained'
 USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against images of Stable Diffusion 1.4 (FAKE), all of 32x32 pixels and '
@@ -20,25 +20,28 @@ def _scores(learn, split):
 @call_parse
 def main(
     name:str, # Name of the network, such as `fast`
-    out:str, # Folder of a finished run
+    seed:int, # Seed of the run
+    recipe:str=None, # Recipe of the run; without it, the network's name
+    out:str='.', # Folder of the run, which `benchmarks/train.py --out` left
 ):
     "Weights are rounded to float16 first, and the rounded ones are measured: validation, then the sealed test of the run's dataset"
     from cifake.learner import load_run
-    from safetensors.torch import save_file
-    about = circumstances()
+    from safetensors.torch import save
     card = json.loads((Path(out)/'recipe.json').read_text())
+    result = json.loads((RESULTS/f'train-{recipe or name}-{seed}.json').read_text())
+    if result['data_digest'] != card['data_digest'] or result['seed'] != card['seed'] or card['subset'] is not None or card['status'] != 'finished':
+        raise ValueError(f'{out} is not the finished run that nbs/results/train-{recipe or name}-{seed}.json tells of.')
     learn = load_run(out)
     state = {k: v.half() if v.is_floating_point() else v for k,v in learn.model.state_dict().items()}
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
-    BOX.mkdir(exist_ok=True)
-    save_file({k: v.contiguous() for k,v in state.items()}, BOX/f'{name}.safetensors', metadata=dict(format='pt'))
     values = dict(name=name, weights=f'{name}.safetensors', recipe=card['recipe'], seed=card['seed'], stats=card['stats'],
         vocab=list(learn.dls.vocab), parameters=sum(o.numel() for o in learn.model.parameters()),
         trained=dict(data='CIFAKE, train/ without its validation part', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
-                     commit=card.get('commit', about['commit']), seconds=card['seconds'], pflop=card['training_pflop'], precision=card['precision'],
-                     versions=card['versions'], machine=about['machine']),
-        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')),
-        intended_use=USE, licence='Apache-2.0', command=about['command'], date=about['date'])
+                     **{k: result[k] for k in ('command', 'commit', 'date', 'machine')}, minutes=round(result['whole_seconds']/60, 1),
+                     pflop=card['training_pflop'], versions=card['versions']),
+        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), intended_use=USE, licence='Apache-2.0')
+    BOX.mkdir(exist_ok=True)
+    (BOX/f'{name}.safetensors').write_bytes(save({k: v.contiguous() for k,v in state.items()}, metadata=dict(format='pt')))
     (BOX/f'{name}.json').write_text(json.dumps(values, indent=1) + '\n')
     print(f'cifake/pretrained/{name}.safetensors: {(BOX/f"{name}.safetensors").stat().st_size/1e6:.2f} MB')
     for part in ('validation', 'test'): print(part, {k: v['accuracy'] for k,v in values['scores'][part].items()})

@@ -101,7 +101,7 @@ def whole_training(recipe, images, repeats):
     work = tempfile.TemporaryDirectory()
     memory = memory_dls(find_cifake(), subset=images, stats=None, **tfms)
     _link([*memory.train.items, *memory.valid.items], Path(work.name))
-    loaders = {FOLDER: lambda: ImageDataLoaders.from_folder(work.name, valid='valid', **tfms),
+    loaders = {FOLDER: lambda: ImageDataLoaders.from_folder(work.name, valid='valid', val_bs=2*recipe.bs, **tfms),
                CIFAKE: lambda: cifake_dls(find_cifake(), subset=images, stats=None, **tfms),
                MEMORY: lambda: memory_dls(find_cifake(), subset=images, stats=None, **tfms)}
     arrays = [(o.store.images[o.rows], torch.tensor([LABELS.index(i.label) for i in o.items])) for o in (memory.train, memory.valid)]
@@ -154,7 +154,10 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    values = dict(**about, bs=bs, **loaders_alone(bs, seconds, repeats), training={}, inference=inference(repeats))
+    values = dict(**about, bs=bs, **loaders_alone(bs, seconds, repeats), training={})
+    save('speed', values)
+    values['inference'] = inference(repeats)
+    save('speed', values)
     for recipe in ('quick',):
         values['training'][recipe] = whole_training(recipe, images, repeats)
         save('speed', values)

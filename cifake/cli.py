@@ -74,7 +74,7 @@ def cifake_data(
     print(makers[action]())
     if action == 'check': print(check_cifake(path).to_string())
 
-# %% ../nbs/16_cli.ipynb #a04cde24
+# %% ../nbs/16_cli.ipynb #7a0a03c8
 def _share_or_number(text):
     "`text` as a float where it has a point, else as an int"
     try: return text if text is None else float(text) if '.' in text else int(text)
@@ -110,6 +110,8 @@ def cifake_train(
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if recipe.endswith('.json'): recipe = recipe_from_json(Path(recipe).read_text())
     path = demo_cifake() if demo else path
+    if resume and (recipe, epochs, out, seed, subset, weights_path) != ('quick', None, None, 42, None, None):
+        raise ValueError('`--resume` goes on with the recipe, seed and folder of the run: leave all other options out.')
     if resume: learn = resume_run(resume, path)
     else: learn = train_learner(path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)

@@ -8,14 +8,16 @@ Docs: https://OWNER.github.io/cifake/learner.html.md"""
 __all__ = ['BOX', 'HistoryKeeper', 'history', 'plot_history', 'cifake_learner', 'find_lr', 'RunKeeper', 'train_learner',
            'load_run', 'resume_run', 'load_pretrained']
 
-# %% ../nbs/07_learner.ipynb #e2fe8f32
+# %% ../nbs/07_learner.ipynb #2d38cea5
 import hashlib, json, os, platform, tempfile, time
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 import fastai, matplotlib.pyplot as plt, numpy as np, pandas as pd, timm, torch, torchvision
 from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import valley
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
@@ -160,20 +162,27 @@ def find_lr(
         try: return float(learn.lr_find(suggest_funcs=(valley,), show_plot=plot, **kwargs).valley)
         finally: learn.path = path
 
-# %% ../nbs/07_learner.ipynb #29307da4
+# %% ../nbs/07_learner.ipynb #181fa6ee
+@contextmanager
+def _replacing(file):
+    "A hidden name to write to, which takes the place of `file` at the end, or vanishes"
+    file = Path(file)
+    part = file.with_name(f'.{os.getpid()}.{file.name}')
+    try:
+        yield part
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
 def _write(file, data):
     "Write text or bytes to `file` in one step"
-    file = Path(file)
-    part = file.with_name(f'.{file.name}.{os.getpid()}.part')
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
-    os.replace(part, file)
+    with _replacing(file) as part: part.write_bytes(data.encode() if isinstance(data, str) else data)
 
 def _write_figure(file, ax):
     "Write the figure that `ax` belongs to"
-    part = Path(file).with_name(f'.{os.getpid()}.{Path(file).name}')
-    ax.figure.savefig(part, dpi=120)
+    with _replacing(file) as part: ax.figure.savefig(part, dpi=120)
     plt.close(ax.figure)
-    os.replace(part, file)
 
 def _new_folder(out, name):
     "Make the folder of a new run, refusing one that already has something in it"
@@ -183,7 +192,7 @@ def _new_folder(out, name):
     out.mkdir(parents=True, exist_ok=True)
     return out
 
-# %% ../nbs/07_learner.ipynb #1167191e
+# %% ../nbs/07_learner.ipynb #47c2e089
 def _plain(o):
     "`o` with plain Python values in the place of NumPy's and fastai's, so that it can be read back without running code"
     if isinstance(o, dict): return {k:_plain(v) for k,v in o.items()}
@@ -198,55 +207,69 @@ class RunKeeper(Callback):
         folder:Path, # An existing folder
         card:dict, # What `recipe.json` says
     ):
-        self.folder, self.card, self.patience, self.phase, self.last_phase = Path(folder), card, None, 0, True
-        self.note(status='started')
+        self.folder, self.card, self.patience, self.phase, self.first, self.last_phase = Path(folder), card, None, 0, 0, True
+        self.note(status='started', epochs_done=card.get('epochs_done', 0))
     def note(self, **kwargs):
         "Add `kwargs` to `recipe.json`"
         self.card = {**self.card, **kwargs}
         _write(self.folder/'recipe.json', json.dumps(self.card, indent=1))
-    def keep_weights(self):
-        "Write the present weights"
-        state = {k:v.detach().cpu().contiguous() for k,v in self.learn.model.state_dict().items()}
+    def keep_weights(self, state=None):
+        "Write the weights in `state`, or the present ones"
+        state = {k:v.detach().cpu().contiguous() for k,v in (state or self.learn.model.state_dict()).items()}
         _write(self.folder/'weights.safetensors', save(state, metadata={'format':'pt'}))
 
-# %% ../nbs/07_learner.ipynb #9ebe76c5
+# %% ../nbs/07_learner.ipynb #84dd2c53
 @patch
 def after_epoch(self:RunKeeper):
+    "Keep what a resumed run needs, and end a run that no longer gets better"
     rows = self.learn.history.rows
     if not self.learn.history.trained: return
-    _write(self.folder/'history.csv', pd.DataFrame(rows).to_csv(index=False))
-    best = _best([o['valid_loss'] for o in rows])
-    if best == len(rows)-1: self.keep_weights()
-    self.note(best_epoch=best, epochs_done=len(rows), training_pflop=round(self.learn.compute_counter.flops/1e15, 7))
-    self.keep_checkpoint()
+    self.keep_checkpoint() # first: the other files can be made from it
+    self.keep_rows(rows, self.learn.model.state_dict())
+    self.note(training_pflop=round(self.learn.compute_counter.flops/1e15, 7))
     if self.gave_up: raise CancelFitException()
+
+@patch
+def keep_rows(self:RunKeeper,
+    rows:list, # A dictionary for each epoch, as in `history`
+    state:dict, # Weights after the last of them
+):
+    "Write the history, and the weights in `state` where the last of `rows` is the best"
+    best = _best([o['valid_loss'] for o in rows])
+    if best == len(rows)-1: self.keep_weights(state)
+    _write(self.folder/'history.csv', pd.DataFrame(rows).to_csv(index=False))
+    self.note(best_epoch=best, epochs_done=len(rows))
 
 @patch(as_prop=True)
 def gave_up(self:RunKeeper):
     "Whether the validation loss has not improved for as long as the recipe allows"
-    losses = [o['valid_loss'] for o in self.learn.history.rows]
+    losses = [o['valid_loss'] for o in self.learn.history.rows[self.first:]]
     return bool(self.patience and self.last_phase and losses) and len(losses)-1 - _best(losses) >= self.patience
 
 def _best(losses): return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
 
+# %% ../nbs/07_learner.ipynb #9a6dd83e
 @patch
 def keep_checkpoint(self:RunKeeper):
     "Write what the next epoch needs"
     average = getattr(self.learn, 'weight_average', None)
     state = dict(model=(average and average.own or self.learn.model).state_dict(), opt=self.learn.opt.state_dict(),
-        average=average and (average.average.module.state_dict(), average.steps), phase=self.phase, epoch=self.learn.epoch + 1,
+        average=average and (average.average.module.state_dict(), average.steps), phase=self.phase, first=self.first, epoch=self.learn.epoch + 1,
         rows=self.learn.history.rows, flops=self.learn.compute_counter.flops)
-    torch.save(_plain(state), part := self.folder/f'.checkpoint.{os.getpid()}.part')
-    os.replace(part, self.folder/'checkpoint.pt')
+    with _replacing(self.folder/'checkpoint.pt') as part: torch.save(_plain(state), part)
 
 @patch
-def restore(self:RunKeeper, state, over=False):
-    "Put the learner where it was when the checkpoint `state` was written, after the last epoch of a `fit` that is `over`, or before"
+def restore(self:RunKeeper,
+    state:dict, # What `keep_checkpoint` wrote
+    over:bool=False, # It was written after the last epoch of a `fit`
+):
+    "Put the learner where it was when the checkpoint `state` was written"
     learn = self.learn
+    learn.model.to(learn.dls.device, memory_format=torch.channels_last)
     if not learn.opt: learn.create_opt()
     learn.model.load_state_dict(state['model'])
     learn.opt.load_state_dict(state['opt'])
-    learn.history.rows, learn.epoch_seed.done, learn.compute_counter.flops = state['rows'], len(state['rows']), state['flops']
+    learn.epoch_seed.done, learn.compute_counter.flops = len(state['rows']), state['flops']
     if state['average'] and over: learn.model.load_state_dict(state['average'][0])
     elif state['average']: learn.weight_average.restore(learn.model, *state['average'])
 
@@ -271,7 +294,7 @@ def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
     return cifake_learner(dls, recipe.arch, label_smoothing=recipe.label_smoothing, precision=precision, cbs=[*wanted, *(cbs or [])],
                           **optimizer, **kwargs)
 
-# %% ../nbs/07_learner.ipynb #5e7adee8
+# %% ../nbs/07_learner.ipynb #7828f936
 def _phases(recipe, lr):
     "The calls of `fit_one_cycle` that make up a training: epochs, and further arguments"
     if recipe.schedule == 'one_cycle': return [(recipe.epochs, dict(lr_max=lr))]
@@ -286,26 +309,28 @@ def _train(learn, recipe, run, checkpoint=None):
     for run.phase,(epochs, arguments) in enumerate(phases):
         if checkpoint and run.phase < checkpoint['phase']: continue
         if len(phases) > 1: (learn.freeze, learn.unfreeze)[run.phase]()
+        elif recipe.pretrained and model_source(recipe.arch) != 'cifake': learn.freeze()
         run.learn, run.last_phase = learn, run.phase == len(phases)-1 # fastai takes `learn` from a callback after each fit
         resumed = checkpoint and run.phase == checkpoint['phase']
-        start = checkpoint['epoch'] if resumed else 0
+        start, run.first = (checkpoint['epoch'], checkpoint['first']) if resumed else (0, len(learn.history.rows))
         over = start == epochs or run.gave_up
         if resumed and not (over and run.last_phase): run.restore(checkpoint, over)
         if not over: learn.fit_one_cycle(epochs, **arguments, cbs=[run], start_epoch=start)
 
-# %% ../nbs/07_learner.ipynb #94d2872f
+# %% ../nbs/07_learner.ipynb #3205b0c3
 def _fit(learn, recipe, run, checkpoint=None):
     "Train `learn` by `recipe`, keeping what was reached when interrupted"
     run.learn, run.patience = learn, recipe.patience
     if checkpoint is None: run.keep_weights()
     try: _train(learn, recipe, run, checkpoint)
-    except KeyboardInterrupt:
+    except BaseException as e:
         for o in learn.cbs:
-            if isinstance(o, CPUBFloat16): o.stop()
-        ended = len(learn.history.rows)
-        run.note(status='interrupted', epochs_done=ended)
-        print(f'Interrupted after {ended} whole epoch(s). `load_run({str(run.folder)!r})` opens the best of them, '
-              f'`resume_run({str(run.folder)!r})` goes on.')
+            if isinstance(o, (CPUBFloat16, ComputeCounter)): o.stop()
+            if isinstance(o, MixedPrecision) and o.autocast: o.autocast.__exit__(None, None, None)
+        if isinstance(e, KeyboardInterrupt):
+            run.note(status='interrupted')
+            print(f'Interrupted after {run.card["epochs_done"]} whole epoch(s). `load_run({str(run.folder)!r})` opens the best of them, '
+                  f'`resume_run({str(run.folder)!r})` goes on.')
         raise
 
 def _finish(learn, run):
@@ -321,7 +346,7 @@ def _finish(learn, run):
     print(f'Validation, best of {len(learn.history.rows)} epoch(s):\n{report}\nKept in {run.folder}')
     return learn
 
-# %% ../nbs/07_learner.ipynb #7450dadb
+# %% ../nbs/07_learner.ipynb #92c93919
 def _card(recipe, root, seed, subset, dls, arguments):
     "What a run says of itself before it starts"
     versions = dict(cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
@@ -349,6 +374,7 @@ def train_learner(
     "Train a detector: loaders, rate, schedule, best weights, validation report, and a folder that holds it all"
     chosen = get_recipe(recipe, **overrides)
     if epochs is not None: chosen = replace(chosen, epochs=epochs, min_steps=0)
+    if weights_path is not None and model_source(chosen.arch) != 'cifake': chosen = replace(chosen, pretrained=True)
     root = find_cifake(path)
     set_seed(seed)
     dls, chosen = _loaders(root, chosen, seed, subset, num_workers)
@@ -359,11 +385,12 @@ def train_learner(
     _fit(learn, chosen, run)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #d43270ee
+# %% ../nbs/07_learner.ipynb #e7006ab2
 def _read_run(folder):
     "What the folder of a run says of it"
     for name in ('recipe.json', 'weights.safetensors', 'valid.txt'):
-        if not (folder/name).exists(): raise FileNotFoundError(f'{folder} has no {name}: it is not the folder of a run.')
+        if not (folder/name).exists():
+            raise FileNotFoundError(f'{folder} has no {name}: it is not the folder of a run, or of one that was stopped before it began.')
     return json.loads((folder/'recipe.json').read_text())
 
 def load_run(
@@ -384,31 +411,38 @@ def load_run(
     if (folder/'report.json').exists(): learn.report = Report.from_json((folder/'report.json').read_text())
     return learn
 
-# %% ../nbs/07_learner.ipynb #e165c5ae
+# %% ../nbs/07_learner.ipynb #3fe0aaad
 def resume_run(
     folder, # Folder of a run that was interrupted or killed
     path=None, # Folder or zip of the dataset; None uses the one it was trained on
     cbs=None, # Further fastai callbacks
 )->Learner: # As `train_learner` gives it; a finished run is only opened
     "Go on with a run from its last finished epoch; recipe, seed and images are those it began with"
-    learn, folder = load_run(folder, path, cbs), Path(folder).expanduser()
-    card = _read_run(folder)
-    if card['status'] == 'finished': return learn
+    folder = Path(folder).expanduser()
+    card, file = _read_run(folder), folder/'checkpoint.pt'
+    for o in folder.glob('.[0-9]*'): o.unlink() # half files of a run that was killed
+    if card['status'] == 'finished':
+        file.unlink(missing_ok=True)
+        return load_run(folder, path, cbs)
+    if 'data_digest' not in card: raise ValueError(f'The run in {folder} was begun by an earlier version, which kept no checkpoint: train anew.')
+    learn = load_run(folder, path, cbs)
     if card['data_digest'] != _data_digest(learn.dls):
         raise ValueError(f'The images in {learn.dls.path} are not those that the run in {folder} began with: name the right copy, or train anew.')
-    file = folder/'checkpoint.pt'
-    checkpoint = torch.load(file, map_location=learn.dls.device, weights_only=True) if file.exists() else None
-    if checkpoint is None: learn.history.rows = []
-    run = RunKeeper(folder, card)
+    run, checkpoint, learn.history.rows = RunKeeper(folder, card), None, []
+    if file.exists():
+        checkpoint = torch.load(file, map_location=learn.dls.device, weights_only=True)
+        learn.history.rows = checkpoint['rows']
+        run.keep_rows(checkpoint['rows'], checkpoint['average'][0] if checkpoint['average'] else checkpoint['model'])
     _fit(learn, recipe_from_json(json.dumps(card['recipe'])), run, checkpoint)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #f812fa6f
+# %% ../nbs/07_learner.ipynb #54457534
 BOX = files('cifake')/'pretrained'
 
 def _box_card(name=None):
     "The card of the network `name` in the box"
-    cards = {o.name[:-5]: json.loads(o.read_text()) for o in BOX.iterdir() if o.name.endswith('.json')}
+    cards = {o.name[:-5]: json.loads(o.read_text()) for o in BOX.iterdir() if o.name.endswith('.json')} if BOX.is_dir() else {}
+    if not cards: raise FileNotFoundError(f'There is no network in {BOX}: this copy of the package is incomplete, install it anew.')
     if name is None: name = max(cards, key=lambda o: cards[o]['scores']['validation']['as it predicts']['accuracy'])
     if name not in cards: raise ValueError(f'There is no network {name!r} in the box. There are: {", ".join(cards)}.')
     return cards[name]
@@ -417,7 +451,7 @@ def _blank_dls(size, stats):
     "Loaders with a grey image for each label and part, for a learner that has no dataset"
     grey = PILImage.create(np.full((size, size, 3), 128, np.uint8))
     items = [Item(grey, '', label, 'unknown', split, '') for split in ('train', 'valid') for label in LABELS]
-    dls = cifake_block(size, batch_tfms=[Normalize.from_stats(*stats)]).dataloaders(items, bs=2, num_workers=0)
+    dls = cifake_block(size, batch_tfms=[Normalize.from_stats(*stats)]).dataloaders(items, bs=2, val_bs=256, num_workers=0)
     dls.size, dls.path = size, None
     return dls
 

@@ -27,7 +27,7 @@ def register_model(
     _REGISTRY[build.__name__.lower()] = build
     return build
 
-# %% ../nbs/04_models.ipynb #aef26871
+# %% ../nbs/04_models.ipynb #dadc1e75
 class WhitenedConv(nn.Module):
     "3x3 convolution of an image, learned in the directions of its patches after they were made equally loud"
     def __init__(self,
@@ -39,11 +39,12 @@ class WhitenedConv(nn.Module):
     def forward(self, x): return conv2d(x, (self.weight @ self.whiten).view(-1, 3, 3, 3), padding=1)
     @torch.no_grad()
     def fit(self,
-        images:torch.Tensor, # Normalised images (n, 3, h, w), some thousands
+        images:torch.Tensor, # Normalised images (n, 3, h, w); some hundreds at 32 px, of which a quarter of a million patches are used
         floor:float=5e-4, # Added to each variance, so that the noise of rounding is not made loud
     ):
         "Take the directions and their variances from the patches of `images`"
-        patches = unfold(images, 3).transpose(1, 2).flatten(0, 1).double()
+        some = images[:max(1, 2**18//images[0,0].numel())].cpu() # not every device has float64
+        patches = unfold(some, 3).transpose(1, 2).flatten(0, 1).double()
         variance, directions = torch.linalg.eigh(patches.T.cov())
         self.whiten.copy_((directions/(variance + floor).sqrt()).T)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #cde0e261
+# %% ../nbs/05_recipes.ipynb #79928a8f
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
@@ -38,7 +38,7 @@ class Recipe:
     average: float = 0. # Share that a moving average of the weights keeps at each step, in [0, 1); 0 for no average
     flip_average: bool = False # Predictions are means over an image and its mirror image
     patience: int = None # Stop after this many epochs without a better validation loss; None never stops early
-    min_steps: int = 150 # Fewest optimiser steps: small sets get more epochs
+    min_steps: int = 64 # Fewest optimiser steps: small sets get more epochs
     def __post_init__(self): _check_recipe(self)
 
 # %% ../nbs/05_recipes.ipynb #4d32db21

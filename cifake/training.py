@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .augment import random_windows
 from .models import WhitenedConv
 
-# %% ../nbs/05a_training.ipynb #f96270ab
+# %% ../nbs/05a_training.ipynb #51250cae
 def has_fast_bfloat16()->bool: # True for processors with AVX512_BF16 or AMX
     "Whether bfloat16 is faster than float32 on this machine's processor"
     checks = (getattr(torch.cpu, o, None) for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
@@ -34,6 +34,7 @@ class CPUBFloat16(Callback):
     "Run the network's forward pass in bfloat16 on a processor"
     order = 1
     def __init__(self): self.context = None
+    def before_fit(self): self.stop()
     def before_batch(self):
         self.stop()
         self.context = torch.autocast('cpu', torch.bfloat16)
@@ -99,7 +100,7 @@ def muon_arguments(
     opt = partial(OptimWrapper, opt=partial(Muon, nesterov=True, betas=(0.9, 0.99)))
     return dict(opt_func=opt, splitter=matrices_and_others, wd=[wd, 0.])
 
-# %% ../nbs/05a_training.ipynb #36d58632
+# %% ../nbs/05a_training.ipynb #e20afb38
 class WeightAverage(Callback):
     "Validate, and end, with an exponential moving average of the weights"
     order = -20 # before the network is switched between training and evaluation
@@ -119,7 +120,7 @@ class WeightAverage(Callback):
     def before_validate(self):
         if self.average is not None and self.own is None: self.own, self.learn.model = self.learn.model, self.average.module
     def after_fit(self):
-        if self.average is None: return
+        if self.average is None or hasattr(self.learn, 'gather_preds'): return # predictions in the middle of a training
         self.give_back()
         self.learn.model.load_state_dict(self.average.module.state_dict())
         self.average = None
@@ -132,11 +133,12 @@ class WeightAverage(Callback):
         "Put the network that is being trained back in the place of its average"
         if self.own is not None: self.learn.model, self.own = self.own, None
 
-# %% ../nbs/05a_training.ipynb #51aef4f7
+# %% ../nbs/05a_training.ipynb #82a37c71
 class FlipAverage(Callback):
     "Average probabilities over each image and its mirror image, outside of training"
     order = 0 # inside of autocast, before a callback that leaves it
     def __init__(self): self.on = True
+    def before_fit(self): self.on = True
     def before_train(self): self.on = False
     def after_fit(self): self.on = True
     def after_pred(self):
@@ -185,19 +187,25 @@ class EpochSeed(Callback):
     def after_train(self):
         if not hasattr(self.learn, 'lr_finder'): self.done += 1
 
-# %% ../nbs/05a_training.ipynb #d335d4d9
+# %% ../nbs/05a_training.ipynb #33d96fed
 class ComputeCounter(Callback):
     "Count the floating-point operations of a training"
     order,run_valid = 2,False
-    def __init__(self): self.flops, self.of_shape, self.mode = 0, {}, None
-    def before_fit(self): self.of_shape = {} # the body may have been frozen before
+    def __init__(self): self.flops, self.of_shape, self.mode, self.shape = 0, {}, None, None
+    def before_fit(self):
+        self.stop()
+        self.of_shape = {} # the body may have been frozen before
     def before_batch(self):
+        if hasattr(self.learn, 'lr_finder'): return
         self.shape = tuple(self.x.shape)
-        if self.shape in self.of_shape or hasattr(self.learn, 'lr_finder'): return
+        if self.shape in self.of_shape: return
         self.mode = FlopCounterMode(display=False)
         self.mode.__enter__()
     def after_batch(self):
-        if self.mode is not None:
-            self.mode.__exit__(None, None, None)
-            self.of_shape[self.shape], self.mode = self.mode.get_total_flops(), None
-        if not hasattr(self.learn, 'lr_finder'): self.flops += self.of_shape[self.shape]
+        if self.mode is not None: self.of_shape[self.shape] = self.mode.get_total_flops()
+        self.flops += self.of_shape.get(self.shape, 0)
+        self.stop()
+    def stop(self):
+        "Stop watching, also after an interruption"
+        if self.mode is not None: self.mode.__exit__(None, None, None)
+        self.mode = self.shape = None

@@ -43,7 +43,8 @@ def test_networks_in_the_box(dist, scripts, tmp_path):
     assert all(size <= 4_000_000 for size in sizes.values())
     code = ('from PIL import Image; from cifake.all import load_pretrained; learn = load_pretrained(); '
             'label, _, p = learn.predict(Image.new("RGB", (32,32), "red")); print(label, float(p.sum()))')
-    out = run(scripts/'python', '-W', 'ignore', '-c', code, cwd=tmp_path, HOME=str(tmp_path), CIFAKE_HOME=str(tmp_path/'home')).split()
+    out = run(scripts/'python', '-W', 'ignore', '-c', code, cwd=tmp_path, HOME=str(tmp_path), CIFAKE_HOME=str(tmp_path/'home'), HF_HUB_OFFLINE='1',
+              https_proxy='http://127.0.0.1:9', http_proxy='http://127.0.0.1:9').split()
     assert out[-2] in ('FAKE', 'REAL') and abs(float(out[-1]) - 1) < 1e-5
 
 
