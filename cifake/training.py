@@ -74,10 +74,11 @@ def _cuda_precision(precision):
     if precision == 'bfloat16' and not has_bfloat16: raise ValueError('This GPU does not support bfloat16: choose `auto` or `float32`.')
     return [] if precision == 'float32' else [MixedPrecision('bf16' if has_bfloat16 else 'fp16')]
 
-# %% ../nbs/05a_training.ipynb #a08c8aa3
+# %% ../nbs/05a_training.ipynb #c82141af
 class WhitenFirst(Callback):
     "Let each `WhitenedConv` that has seen no images yet measure the first training batch"
     order,run_valid = -5,False
+    def __init__(self): self.fresh = []
     def before_train(self):
         layers = [o for o in self.learn.model.modules() if isinstance(o, WhitenedConv)]
         self.fresh = [o for o in layers if torch.equal(o.whiten.cpu(), torch.eye(27))]
