@@ -46,7 +46,8 @@ def learned_stem(net): net.stem[0] = nn.Conv2d(3, 32, 3, padding=1, bias=False)
 def unshuffled(net): net.stem, net.stages[0].down[1] = nn.Sequential(Unshuffle(), ConvLayer(12, 32)), nn.Identity()
 def strided(net):
     for stage in net.stages: stage.down[0].stride, stage.down[1] = (2,2), nn.Identity()
-def early(net): net.stem = nn.Sequential(net.stem, nn.MaxPool2d(2)); net.stages[2].down[1] = nn.Identity()
+def early(net): net.stem = nn.Sequential(net.stem, nn.MaxPool2d(2)); roomy(net)
+def roomy(net): net.stages[2].down[1] = nn.Identity()
 def plain(net):
     for stage in net.stages: stage.__class__ = PlainStage
 def excited(net):
@@ -70,6 +71,8 @@ NETWORKS = {
     'no residual connections': lambda: change(CifakeNet(), plain),
     'squeeze-and-excitation': lambda: change(CifakeNet(), excited),
     'mean and maximum at the end': lambda: change(CifakeNet(), both_poolings),
+    'last stage keeps 8x8 positions: 64-128-224': lambda: change(CifakeNet(widths=(64,128,224)), roomy),
+    'wider early, narrower late: 96-144-224': lambda: CifakeNet(widths=(96,144,224)),
     'stem of 64 channels': lambda: CifakeNet(stem=64),
     'fewer layers, wider: 64-192-288, one convolution to refine': lambda: change(CifakeNet(widths=(64,192,288), stem=48), shallow),
     'more layers, narrower: 48-96-192, four convolutions to refine': lambda: change(CifakeNet(widths=(48,96,192)), deep)}
