@@ -45,7 +45,9 @@ def change(net, function):
 def learned_stem(net): net.stem[0] = nn.Conv2d(3, 32, 3, padding=1, bias=False)
 def unshuffled(net): net.stem, net.stages[0].down[1] = nn.Sequential(Unshuffle(), ConvLayer(12, 32)), nn.Identity()
 def strided(net):
-    for stage in net.stages: stage.down[0].stride, stage.down[1] = (2,2), nn.Identity()
+    for stage in net.stages:
+        conv = stage.down[0]
+        stage.down[0], stage.down[1] = nn.Conv2d(conv.in_channels, conv.out_channels, 3, 2, 1, bias=False), nn.Identity()
 def early(net): net.stem = nn.Sequential(net.stem, nn.MaxPool2d(2)); roomy(net)
 def roomy(net): net.stages[2].down[1] = nn.Identity()
 def plain(net):
@@ -111,8 +113,9 @@ def main(
         register_model(type('Variant', (), dict(__new__=lambda cls, n_out=2, build=build: build())))
         side, share = (24, 0.75) if 'window' in fields else (32, 1.)
         cost = share*flops_per_image(build(), side) + (1 - share)*flops_per_image(build())
-        epochs = ceil(budget*1e15/cost/90_000)
-        images = int(budget*1e15/cost/epochs)
+        images = budget*1e15/cost
+        epochs = ceil(images/90_000 - 0.1) # all images are best seen before any is seen again
+        images = min(90_000, int(images/epochs))
         recipe = get_recipe('quick', arch='variant', epochs=epochs, min_steps=0, **fields)
         with tempfile.TemporaryDirectory() as work:
             learn = train_learner(recipe=recipe, subset=images, seed=0, out=Path(work)/'run')
