@@ -85,7 +85,7 @@ class Conv3x3(nn.Conv2d):
         dtype = torch.get_autocast_dtype('cpu')
         return _RowConv.apply(x.to(dtype), self.weight.to(dtype))
 
-# %% ../nbs/04_models.ipynb #50fd69aa
+# %% ../nbs/04_models.ipynb #9533a0f0
 class ConvLayer(nn.Sequential):
     "3x3 convolution, optional halving of the side, batch normalisation, SiLU"
     def __init__(self,
@@ -97,31 +97,32 @@ class ConvLayer(nn.Sequential):
         super().__init__(Conv3x3(n_in, n_out), *halve, nn.BatchNorm2d(n_out), nn.SiLU(inplace=True))
 
 class Stage(nn.Module):
-    "Convolve, halve the side, and refine with a residual pair of convolutions"
+    "Convolve, maybe halve the side, and refine with a residual pair of convolutions"
     def __init__(self,
         n_in:int, # Channels that come in
         n_out:int, # Channels that go out
+        pool:bool=True, # Halve the side
     ):
         super().__init__()
-        self.down = ConvLayer(n_in, n_out, pool=True)
+        self.down = ConvLayer(n_in, n_out, pool)
         self.refine = nn.Sequential(ConvLayer(n_out, n_out), ConvLayer(n_out, n_out))
     def forward(self, x):
         x = self.down(x)
         return x + self.refine(x)
 
-# %% ../nbs/04_models.ipynb #0481e8d1
+# %% ../nbs/04_models.ipynb #b535f84e
 @register_model
 class CifakeNet(nn.Module):
     "Our network for REAL against FAKE at 32 px, 1.9 million parameters"
     def __init__(self,
         n_out:int=2, # Outputs: one for each label
-        widths:tuple=(64,128,256), # Channels of each stage
-        stem:int=32, # Channels at full resolution
+        widths:tuple=(128,160,192), # Channels of each stage; the last one keeps the side
+        stem:int=32, # Channels of the first layer
         drop:float=0., # Dropout before the last layer, in [0, 1)
     ):
         super().__init__()
-        self.stem = nn.Sequential(WhitenedConv(stem), nn.BatchNorm2d(stem), nn.SiLU(inplace=True))
-        self.stages = nn.Sequential(*[Stage(a, b) for a,b in zip((stem,*widths), widths)])
+        self.stem = nn.Sequential(WhitenedConv(stem), nn.MaxPool2d(2), nn.BatchNorm2d(stem), nn.SiLU(inplace=True))
+        self.stages = nn.Sequential(*[Stage(a, b, pool=i<len(widths)) for i,(a,b) in enumerate(zip((stem,*widths), widths), 1)])
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop), nn.Linear(widths[-1], n_out))
     def forward(self, x): return self.head(self.stages(self.stem(x)))
 
