@@ -1,9 +1,9 @@
 "Loaders, training and inference side by side in one run: fastai's way, ours, and a bare PyTorch loop; written to nbs/results/speed.json"
-import os, tempfile, time
+import json, os, tempfile, time
 from pathlib import Path
 from statistics import median
 from fastcore.script import call_parse
-from record import circumstances, save
+from record import RESULTS, circumstances, save
 
 FOLDER, CIFAKE, MEMORY, BARE = 'ImageDataLoaders.from_folder', 'cifake_dls', 'memory_dls', 'bare loop'
 
@@ -50,6 +50,25 @@ def loaders_alone(bs, seconds, repeats):
     return dict(decoding_seconds=times[0], mapping_seconds=times[1], images_per_second=rates, all_measurements=every,
                 memory_over_from_folder=round(rates[MEMORY]/rates[FOLDER], 1), memory_over_cifake=round(rates[MEMORY]/rates[CIFAKE], 1))
 
+def gradients(bs, repeats):
+    "Images a second of forward and backward of our network, with gradients of weights from rows of images and with PyTorch's own"
+    import torch
+    from cifake.models import CifakeNet, Conv3x3
+    from cifake.training import has_fast_bfloat16
+    nets = {o: CifakeNet().to(memory_format=torch.channels_last) for o in ('rows of images', 'PyTorch alone')}
+    for layer in list(nets['PyTorch alone'].modules()):
+        if isinstance(layer, Conv3x3): layer.__class__ = torch.nn.Conv2d
+    images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    def measure(name, steps=10):
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast('cpu', torch.bfloat16, enabled=has_fast_bfloat16()): output = nets[name](images)
+            output.float().logsumexp(1).mean().backward()
+        return steps*bs/(time.perf_counter() - start)
+    for name in nets: measure(name, 2)
+    rates, every = _medians(measure, nets, repeats)
+    return dict(images_per_second=rates, all_measurements=every, rows_over_pytorch=round(rates['rows of images']/rates['PyTorch alone'], 2))
+
 def bare_training(recipe, train, valid, stats):
     "`recipe` on uint8 images and labels without any framework: what `train_learner` does, and no more"
     import torch
@@ -87,7 +106,7 @@ def bare_training(recipe, train, valid, stats):
         with torch.no_grad(), half(): right = sum((average.module(batch(x)).argmax(1) == y).sum() for x,y in zip(*(o.split(2*recipe.bs) for o in valid)))
     return right/len(valid[0])
 
-def whole_training(recipe, images, repeats):
+def whole_training(recipe, images, repeats, ways):
     "Seconds of a whole training of `recipe` on a subset, with its validations, each way"
     import torch
     from fastai.vision.data import ImageDataLoaders
@@ -95,8 +114,6 @@ def whole_training(recipe, images, repeats):
     from cifake.data import find_cifake
     from cifake.learner import _learner_of
     from cifake.loaders import CIFAKE_STATS, LABELS, cifake_dls, memory_dls
-    from cifake.recipes import get_recipe
-    recipe = get_recipe(recipe)
     tfms = dict(bs=recipe.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift))
     work = tempfile.TemporaryDirectory()
     memory = memory_dls(find_cifake(), subset=images, stats=None, **tfms)
@@ -114,11 +131,12 @@ def whole_training(recipe, images, repeats):
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    seconds, every = _medians(measure, [FOLDER, CIFAKE, MEMORY, BARE], repeats)
+    seconds, every = _medians(measure, ways, repeats)
     work.cleanup()
-    return dict(recipe=recipe.name, training_images=images, validation_images=len(memory.valid_ds), epochs=recipe.epochs, seconds=seconds,
+    return dict(training_images=images, validation_images=len(memory.valid_ds), epochs=recipe.epochs, seconds=seconds,
                 all_measurements=every, memory_faster_than_from_folder=round(seconds[FOLDER]/seconds[MEMORY], 2),
-                memory_faster_than_cifake=round(seconds[CIFAKE]/seconds[MEMORY], 2), memory_speed_over_bare_loop=round(seconds[BARE]/seconds[MEMORY], 3))
+                memory_faster_than_cifake=round(seconds[CIFAKE]/seconds[MEMORY], 2),
+                memory_speed_over_bare_loop=round(seconds[BARE]/seconds[MEMORY], 3) if BARE in ways else None)
 
 def inference(repeats):
     "Images a second of `get_preds`, and how its time grows with the number of images"
@@ -147,6 +165,7 @@ def inference(repeats):
 
 @call_parse
 def main(
+    parts:str='loaders,gradients,inference,training', # What to measure, apart by commas; other parts of the file are kept
     bs:int=256, # Images in a batch of the loaders alone
     seconds:int=20, # Longest time of one measurement of a loader alone
     images:int=20_000, # Training images of a whole training
@@ -154,10 +173,12 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    values = dict(**about, bs=bs, **loaders_alone(bs, seconds, repeats), training={})
-    save('speed', values)
-    values['inference'] = inference(repeats)
-    save('speed', values)
-    for recipe in ('quick',):
-        values['training'][recipe] = whole_training(recipe, images, repeats)
+    from cifake.recipes import get_recipe
+    file = RESULTS/'speed.json'
+    values = json.loads(file.read_text()) if file.exists() else {}
+    quick, fast = get_recipe('quick'), get_recipe('fast', epochs=1) # the bare loop has no CutMix
+    measures = dict(loaders=lambda: dict(bs=bs, **loaders_alone(bs, seconds, repeats)), gradients=lambda: gradients(bs, 2*repeats + 1), inference=lambda: inference(repeats),
+        training=lambda: dict(quick=whole_training(quick, images, repeats, (FOLDER, CIFAKE, MEMORY, BARE)), fast=whole_training(fast, images, repeats, (FOLDER, CIFAKE, MEMORY))))
+    for part in parts.split(','):
+        values[part] = dict(**about, **measures[part]())
         save('speed', values)
