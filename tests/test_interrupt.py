@@ -11,7 +11,9 @@ BIN = Path(sys.executable).parent
 def test_interrupted_run_stays_usable(tmp_path):
     out = tmp_path/'run'
     training = subprocess.Popen([BIN/'cifake-train', '--demo', '--recipe', 'lenet', '--epochs', '500', '--out', out], cwd=tmp_path,
-                                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a shell's background jobs ignore Ctrl-C
+    text = ''
     try:
         deadline = time.monotonic() + 120
         while not (out/'history.csv').exists() and time.monotonic() < deadline and training.poll() is None: time.sleep(0.5)
