@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/learner.html.md"""
 __all__ = ['BOX', 'HistoryKeeper', 'history', 'plot_history', 'cifake_learner', 'find_lr', 'RunKeeper', 'train_learner',
            'load_run', 'resume_run', 'load_pretrained']
 
-# %% ../nbs/07_learner.ipynb #2d38cea5
+# %% ../nbs/07_learner.ipynb #7e4c2538
 import hashlib, json, os, platform, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -31,12 +31,12 @@ from fastcore.foundation import L
 from safetensors.torch import save
 from . import __version__
 from .augment import cifake_tfms
-from .data import LABELS, find_cifake, is_demo, read_items
+from .data import LABELS, OBJECTS, find_cifake, is_demo, read_items
 from .evaluate import DEMO_NOTE, Report, evaluate
 from .loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
-from .models import create_model, load_weights, model_source, read_weights
+from .models import FoldObjects, create_model, load_weights, model_source, read_weights
 from .recipes import fit_to, get_recipe, recipe_from_json
-from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, SomeCutMix, TrainOnWindows, WeightAverage, WhitenFirst,
+from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, ObjectTargets, SomeCutMix, TrainOnWindows, WeightAverage, WhitenFirst,
     device_callbacks, muon_arguments)
 
 # %% ../nbs/07_learner.ipynb #25984392
@@ -120,13 +120,14 @@ def _fill_body(learn, arch, source, path):
     load_weights(whole, path, head='classifier' if hasattr(whole, 'classifier') else 'fc')
     learn.model[0].load_state_dict(create_body(whole, pretrained=False, cut=model_meta.get(build, {}).get('cut')).state_dict())
 
-# %% ../nbs/07_learner.ipynb #95507606
+# %% ../nbs/07_learner.ipynb #9573badb
 def cifake_learner(
     dls, # Loaders of `cifake_dls`
     arch:str='cifakenet', # Name of a network, as in `list_models`
     pretrained:bool=False, # Start from ImageNet weights: from `weights_path`, or else downloaded
     weights_path=None, # Local file with those weights, in safetensors or PyTorch format; implies `pretrained`
     label_smoothing:float=0., # Share of the target spread over both labels, in [0, 1)
+    objects:bool=False, # Train on pairs of label and object, where the objects of all training images are known
     precision:str='auto', # Of the forward pass on a processor: `auto`, `float32` or `bfloat16`
     metrics=accuracy, # fastai metrics of the validation part
     normalize:bool=True, # Add the network's normalisation to `dls`; False leaves them as they are
@@ -136,12 +137,14 @@ def cifake_learner(
 )->Learner: # With the callback `HistoryKeeper`; the body is frozen where `pretrained`
     "A fastai `Learner` for the network `arch` on `dls`"
     source, pretrained = model_source(arch), pretrained or weights_path is not None
-    cbs = [HistoryKeeper(), WhitenFirst(), *device_callbacks(dls.device, precision), *(cbs or [])]
+    n_objects = len(OBJECTS) if objects else 1
+    cbs = [HistoryKeeper(), WhitenFirst(), *([ObjectTargets()] if objects else []), *device_callbacks(dls.device, precision), *(cbs or [])]
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=label_smoothing), metrics=metrics, cbs=cbs, path=path, **kwargs)
-    if source == 'cifake': learn = Learner(dls, create_model(arch, pretrained, weights_path), **kwargs)
+    if source == 'cifake': learn = Learner(dls, create_model(arch, pretrained, weights_path, len(LABELS), n_objects), **kwargs)
     else:
         build = arch if source == 'timm' else torchvision.models.get_model_builder(arch)
-        learn = vision_learner(dls, build, normalize=False, pretrained=pretrained and weights_path is None, **kwargs)
+        learn = vision_learner(dls, build, normalize=False, pretrained=pretrained and weights_path is None, n_out=len(LABELS)*n_objects, **kwargs)
+        if objects: learn.model.append(FoldObjects())
         if weights_path is not None:
             _fill_body(learn, arch, source, weights_path)
             learn.freeze()
@@ -273,7 +276,7 @@ def restore(self:RunKeeper,
     if state['average'] and over: learn.model.load_state_dict(state['average'][0])
     elif state['average']: learn.weight_average.restore(learn.model, *state['average'])
 
-# %% ../nbs/07_learner.ipynb #0a62fb9a
+# %% ../nbs/07_learner.ipynb #1dfdad18
 def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None):
     "The loaders of `recipe`, and the recipe fitted to the number of training images"
     make = memory_dls if 3*recipe.size**2*len(read_items(root)) <= 1e9 else cifake_dls
@@ -291,8 +294,8 @@ def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
     if recipe.window: wanted.append(TrainOnWindows(recipe.window, recipe.window_share))
     if recipe.cutmix: wanted.append(SomeCutMix(recipe.cutmix))
     optimizer = muon_arguments(recipe.wd) if recipe.optimizer == 'muon' else dict(wd=recipe.wd)
-    return cifake_learner(dls, recipe.arch, label_smoothing=recipe.label_smoothing, precision=precision, cbs=[*wanted, *(cbs or [])],
-                          **optimizer, **kwargs)
+    return cifake_learner(dls, recipe.arch, label_smoothing=recipe.label_smoothing, objects=recipe.objects, precision=precision,
+                          cbs=[*wanted, *(cbs or [])], **optimizer, **kwargs)
 
 # %% ../nbs/07_learner.ipynb #7828f936
 def _phases(recipe, lr):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #79928a8f
+# %% ../nbs/05_recipes.ipynb #00bc3c57
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
@@ -32,6 +32,7 @@ class Recipe:
     label_smoothing: float = 0.1 # Share of the target spread over both labels, in [0, 1)
     flip: bool = True # Mirror half of the training images
     shift: int = 0 # Largest shift of training images, in whole pixels
+    objects: bool = False # Learn pairs of label and object, 20 targets, where the objects of all training images are known
     window: int = 0 # Side of the windows that most of the training sees, in pixels; 0 for whole images throughout
     window_share: float = 0.75 # Part of the training that sees windows, in [0, 1]
     cutmix: float = 0. # Share of the batches with patches of other images (Yun et al. 2019, arXiv 1905.04899), in [0, 1]
@@ -74,12 +75,12 @@ def fit_to(
     bs = min(recipe.bs, max(16, n//32))
     return replace(recipe, bs=bs, epochs=max(recipe.epochs, ceil(recipe.min_steps / max(1, n//bs))))
 
-# %% ../nbs/05_recipes.ipynb #4ce54663
+# %% ../nbs/05_recipes.ipynb #acdbdaab
 RECIPES = {o.name:o for o in [
     Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', 
-        lr=0.01, optimizer='muon', epochs=3, bs=256, wd=0.05, shift=1, average=0.995, flip_average=True),
+        lr=0.01, optimizer='muon', epochs=3, bs=256, wd=0.05, objects=True, shift=1, average=0.995, flip_average=True),
     Recipe('fast', 'cifakenet', 'The same network, trained for most of an hour on two cores, with stronger augmentation.',
-        lr=0.01, optimizer='muon', epochs=22, bs=256, wd=0.05, shift=2, cutmix=0.5, average=0.998, flip_average=True),
+        lr=0.01, optimizer='muon', epochs=24, bs=256, wd=0.05, objects=True, shift=2, cutmix=0.5, average=0.998, flip_average=True),
     Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', lr=0.003, label_smoothing=0.),
     Recipe('fastai-resnet26d', 'resnet26d', "fastai's own way with ImageNet weights, after a seed project of this library that used "
         '`lr_find` and `fine_tune`. Its number of epochs is not known here; four and early stopping stand in for it.',
