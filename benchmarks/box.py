@@ -36,7 +36,7 @@ def main(
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     values = dict(name=name, weights=f'{name}.safetensors', recipe=card['recipe'], seed=card['seed'], stats=card['stats'],
         vocab=list(learn.dls.vocab), parameters=sum(o.numel() for o in learn.model.parameters()),
-        trained=dict(data='CIFAKE, train/ without its validation part', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
+        trained=dict(data='CIFAKE, train/ without its validation part', targets='pairs of label and object' if card['recipe'].get('objects') else 'labels', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
                      **{k: result[k] for k in ('command', 'commit', 'date', 'machine')}, minutes=round(result['whole_seconds']/60, 1),
                      pflop=card['training_pflop'], versions=card['versions']),
         scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), intended_use=USE, licence='Apache-2.0')

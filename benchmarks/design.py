@@ -31,16 +31,10 @@ class PlainStage(Stage):
     def forward(self, x): return self.refine(self.down(x))
 
 def swap(net, old, new):
-    "`net` with `new()` in the place of each layer of the type `old`"
+    "Put `new()` in the place of each layer of the type `old`"
     for name,child in net.named_children():
         if isinstance(child, old): setattr(net, name, new())
         else: swap(child, old, new)
-    return net
-
-def change(net, function):
-    "`net`, after `function` has changed it"
-    function(net)
-    return net
 
 def learned_stem(net): net.stem[0] = nn.Conv2d(3, 32, 3, padding=1, bias=False)
 def squares(net): net.stem = nn.Sequential(Unshuffle(), ConvLayer(12, 32))
@@ -50,11 +44,15 @@ def strided(net):
     for stage in net.stages[:2]:
         conv = stage.down[0]
         stage.down[0], stage.down[1] = nn.Conv2d(conv.in_channels, conv.out_channels, 3, 2, 1, bias=False), nn.Identity()
+def averaged(net): swap(net, nn.MaxPool2d, partial(nn.AvgPool2d, 2))
+def relu(net): swap(net, nn.SiLU, partial(nn.ReLU, inplace=True))
 def plain(net):
     for stage in net.stages: stage.__class__ = PlainStage
 def excited(net):
     for stage in net.stages: stage.refine.append(SqueezeExcite(stage.refine[1][0].out_channels))
-def both_poolings(net): net.head[0], net.head[3] = nn.Sequential(MeanAndMax(), nn.Unflatten(1, (-1,1,1))), nn.Linear(2*net.head[3].in_features, 2)
+def both_poolings(net):
+    last = net.head[3]
+    net.head[0], net.head[3] = nn.Sequential(MeanAndMax(), nn.Unflatten(1, (-1,1,1))), nn.Linear(2*last.in_features, last.out_features)
 def shallow(net):
     for stage in net.stages: del stage.refine[1]
 def deep(net):
@@ -62,24 +60,25 @@ def deep(net):
         n = stage.refine[1][0].out_channels
         stage.refine.extend([ConvLayer(n, n), ConvLayer(n, n)])
 
-NETWORKS = {
-    'as it is': CifakeNet,
-    'first layer learned from pixels, not whitened': lambda: change(CifakeNet(), learned_stem),
-    'first layer sees 2x2 squares as channels': lambda: change(CifakeNet(), squares),
-    'halvings in the three stages, not in the first layer: 64-128-256': lambda: change(CifakeNet(widths=(64,128,256)), late),
-    'halvings in the first layer and stages 2 and 3: 72-144-240': lambda: change(CifakeNet(widths=(72,144,240)), later),
-    'narrow early, wide late: 64-128-256': lambda: CifakeNet(widths=(64,128,256)),
-    'strided convolutions for max pooling in the stages': lambda: change(CifakeNet(), strided),
-    'average pooling for max pooling': lambda: swap(CifakeNet(), nn.MaxPool2d, partial(nn.AvgPool2d, 2)),
-    'ReLU for SiLU': lambda: swap(CifakeNet(), nn.SiLU, partial(nn.ReLU, inplace=True)),
-    'no residual connections': lambda: change(CifakeNet(), plain),
-    'squeeze-and-excitation': lambda: change(CifakeNet(), excited),
-    'mean and maximum at the end': lambda: change(CifakeNet(), both_poolings),
-    'stem of 64 channels': lambda: CifakeNet(stem=64),
-    'fewer layers, wider: 144-208-240, one convolution to refine': lambda: change(CifakeNet(widths=(144,208,240)), shallow),
-    'more layers, narrower: 96-128-144, four convolutions to refine': lambda: change(CifakeNet(widths=(96,128,144)), deep)}
+NETWORKS = { # what is changed after building, and arguments of `CifakeNet`
+    'as it is': (None, {}),
+    'first layer learned from pixels, not whitened': (learned_stem, {}),
+    'first layer sees 2x2 squares as channels': (squares, {}),
+    'halvings in the three stages, not in the first layer: 64-128-256': (late, dict(widths=(64,128,256))),
+    'halvings in the first layer and stages 2 and 3: 72-144-240': (later, dict(widths=(72,144,240))),
+    'narrow early, wide late: 64-128-256': (None, dict(widths=(64,128,256))),
+    'strided convolutions for max pooling in the stages': (strided, {}),
+    'average pooling for max pooling': (averaged, {}),
+    'ReLU for SiLU': (relu, {}),
+    'no residual connections': (plain, {}),
+    'squeeze-and-excitation': (excited, {}),
+    'mean and maximum at the end': (both_poolings, {}),
+    'stem of 64 channels': (None, dict(stem=64)),
+    'fewer layers, wider: 144-208-240, one convolution to refine': (shallow, dict(widths=(144,208,240))),
+    'more layers, narrower: 96-128-144, four convolutions to refine': (deep, dict(widths=(96,128,144)))}
 
 RECIPES = {
+    'labels alone as targets, not objects': dict(objects=False),
     'AdamW for Muon': dict(optimizer='adamw'),
     'half the rate': dict(lr=0.005), 'double the rate': dict(lr=0.02),
     'batches of 128': dict(bs=128), 'batches of 512': dict(bs=512),
@@ -88,6 +87,12 @@ RECIPES = {
     'no shifts': dict(shift=0), 'shifts of up to 2': dict(shift=2),
     'windows of 24 in three quarters of the training': dict(window=24),
     'CutMix on half of the batches': dict(cutmix=0.5)}
+
+def build(change=None, arguments=None, n_out=2):
+    "The network of a variant"
+    net = CifakeNet(n_out, **(arguments or {}))
+    if change: change(net)
+    return net
 
 def flops_per_image(net, side=32, n=8):
     "Operations of one training step, per image"
@@ -106,13 +111,13 @@ def main(
     from cifake.recipes import get_recipe
     file = RESULTS/'design.json'
     done = json.loads(file.read_text())['variants'] if file.exists() else {}
-    plan = {**{k: (v, {}) for k,v in NETWORKS.items()}, **{k: (CifakeNet, v) for k,v in RECIPES.items()}}
-    for name,(build, fields) in plan.items():
+    plan = {**{k: (v, {}) for k,v in NETWORKS.items()}, **{k: ((None, {}), v) for k,v in RECIPES.items()}}
+    for name,(network, fields) in plan.items():
         if name in done or only and not any(o in name for o in only.split(',')): continue
         about = circumstances()
-        register_model(type('Variant', (), dict(__new__=lambda cls, n_out=2, build=build: build())))
+        register_model(type('Variant', (), dict(__new__=lambda cls, n_out, network=network: build(*network, n_out))))
         side, share = (24, 0.75) if 'window' in fields else (32, 1.)
-        cost = share*flops_per_image(build(), side) + (1 - share)*flops_per_image(build())
+        cost = share*flops_per_image(build(*network), side) + (1 - share)*flops_per_image(build(*network))
         images = budget*1e15/cost
         epochs = ceil(images/90_000 - 0.1) # all images are best seen before any is seen again
         images = min(90_000, int(images/epochs))
@@ -124,7 +129,7 @@ def main(
         with learn.removed_cbs(learn.flip_average):
             single = evaluate(learn, split='valid')
         rows = history(learn)
-        done[name] = dict(**about, recipe=card['recipe'], parameters=sum(o.numel() for o in build().parameters()), training_images=len(learn.dls.train_ds),
+        done[name] = dict(**about, recipe=card['recipe'], parameters=sum(o.numel() for o in learn.model.parameters()), training_images=len(learn.dls.train_ds),
             mflop_per_image=round(cost/1e6), epochs=epochs, pflop=card['training_pflop'], seconds=round(rows.seconds.sum()), train_loss=round(rows.train_loss.iloc[-1], 4),
             accuracy=flips.accuracy, interval=flips.intervals['accuracy'], auc=flips.auc, accuracy_without_flips=single.accuracy)
         save('design', dict(budget_pflop=budget, seed=0, variants=done))

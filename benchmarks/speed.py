@@ -71,17 +71,17 @@ def gradients(bs, repeats):
     return dict(images_per_second=rates, all_measurements=every, rows_over_pytorch=round(median(ratios), 2))
 
 def bare_training(recipe, train, valid, stats):
-    "`recipe` on uint8 images and labels without any framework: what `train_learner` does, and no more"
+    "`recipe` on uint8 images, with pairs of label and object to train and labels to validate, without any framework: what `train_learner` does, and no more"
     import torch
     from fastai.callback.schedule import combined_cos
     from timm.optim import Muon
     from timm.utils import ModelEmaV3
     from cifake.augment import cifake_tfms
-    from cifake.models import CifakeNet
+    from cifake.models import create_model
     from cifake.training import has_fast_bfloat16, matrices_and_others
     from fastai.vision.core import TensorImage
     mean, std = (torch.tensor(o).view(1,3,1,1) for o in stats)
-    net = CifakeNet().to(memory_format=torch.channels_last)
+    net = create_model('cifakenet', objects=10).to(memory_format=torch.channels_last)
     matrices, others = matrices_and_others(net)
     opt = Muon([dict(params=matrices, weight_decay=recipe.wd), dict(params=others, weight_decay=0.)], nesterov=True, betas=(0.9, 0.99))
     average, tfms = ModelEmaV3(net, recipe.average, use_warmup=True, warmup_gamma=9, warmup_power=1.), cifake_tfms(recipe.flip, recipe.shift)
@@ -112,9 +112,9 @@ def whole_training(recipe, images, repeats, ways):
     import torch
     from fastai.vision.data import ImageDataLoaders
     from cifake.augment import cifake_tfms
-    from cifake.data import find_cifake
+    from cifake.data import LABELS, OBJECTS, find_cifake
     from cifake.learner import _learner_of
-    from cifake.loaders import CIFAKE_STATS, LABELS, cifake_dls, memory_dls
+    from cifake.loaders import CIFAKE_STATS, cifake_dls, memory_dls
     tfms = dict(bs=recipe.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift))
     work = tempfile.TemporaryDirectory()
     memory = memory_dls(find_cifake(), subset=images, stats=None, **tfms)
@@ -122,7 +122,9 @@ def whole_training(recipe, images, repeats, ways):
     loaders = {FOLDER: lambda: ImageDataLoaders.from_folder(work.name, valid='valid', val_bs=2*recipe.bs, **tfms),
                CIFAKE: lambda: cifake_dls(find_cifake(), subset=images, stats=None, **tfms),
                MEMORY: lambda: memory_dls(find_cifake(), subset=images, stats=None, **tfms)}
-    arrays = [(o.store.images[o.rows], torch.tensor([LABELS.index(i.label) for i in o.items])) for o in (memory.train, memory.valid)]
+    labels = lambda items: [LABELS.index(o.label) for o in items]
+    pairs = lambda items: [LABELS.index(o.label)*len(OBJECTS) + OBJECTS.index(o.object_class) for o in items]
+    arrays = [(o.store.images[o.rows], torch.tensor(target(o.items))) for o,target in ((memory.train, pairs), (memory.valid, labels))]
     def measure(name):
         if name == BARE: run = lambda: bare_training(recipe, *arrays, CIFAKE_STATS)
         else:
