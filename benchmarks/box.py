@@ -9,7 +9,7 @@ USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against im
        'the same JPEG compression. It knows nothing else: not other generators, not other sizes, not pictures from the web. Not evidence about any picture or person.')
 
 def _scores(learn, split):
-    "Measures with intervals on `split`, with averaging over flips and without"
+    "Measures with intervals on `split`, as calibrated, with averaging over flips and without"
     from cifake.evaluate import evaluate
     of = lambda report: {k: v for k,v in json.loads(report.to_json()).items() if k not in ('note', 'unreadable', 'split')}
     scores = {'as it predicts': of(evaluate(learn, split=split))}
@@ -24,7 +24,9 @@ def main(
     recipe:str=None, # Recipe of the run; without it, the network's name
     out:str='.', # Folder of the run, which `benchmarks/train.py --out` left
 ):
-    "Weights are rounded to float16 first, and the rounded ones are measured: validation, then the sealed test of the run's dataset"
+    "Weights are rounded to float16 first, and the rounded ones are calibrated and measured: validation, then the sealed test of the run's dataset"
+    from dataclasses import asdict
+    from cifake.evaluate import calibrate
     from cifake.learner import load_run
     from safetensors.torch import save
     card = json.loads((Path(out)/'recipe.json').read_text())
@@ -34,7 +36,9 @@ def main(
     learn = load_run(out)
     state = {k: v.half() if v.is_floating_point() else v for k,v in learn.model.state_dict().items()}
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
-    values = dict(name=name, weights=f'{name}.safetensors', recipe=card['recipe'], seed=card['seed'], stats=card['stats'],
+    learn.run_folder = None # its own calibration stays as it is
+    calibration = calibrate(learn)
+    values = dict(name=name, weights=f'{name}.safetensors', recipe=card['recipe'], seed=card['seed'], stats=card['stats'], calibration=asdict(calibration),
         vocab=list(learn.dls.vocab), parameters=sum(o.numel() for o in learn.model.parameters()),
         trained=dict(data='CIFAKE, train/ without its validation part', targets='pairs of label and object' if card['recipe'].get('objects') else 'labels', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
                      **{k: result[k] for k in ('command', 'commit', 'date', 'machine')}, minutes=round(result['whole_seconds']/60, 1),

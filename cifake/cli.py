@@ -117,24 +117,27 @@ def cifake_train(
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
-# %% ../nbs/16_cli.ipynb #f411a222
+# %% ../nbs/16_cli.ipynb #b1cf67d9
 @command(examples="""
       cifake-evaluate runs/quick-20261122-101500          measure it on the test of the data it was trained on
       cifake-evaluate RUN --path DIR --save report.json   measure it on another copy, and keep the report
+      cifake-evaluate RUN --html report.html              tables and figures on one page
       cifake-evaluate RUN --split valid                   repeat the validation report""")
 def cifake_evaluate(
     run:str, # Folder that cifake-train left, finished or interrupted
     path:str=None, # Folder or zip of the dataset; without it, the one the run was trained on
     split:str='test', # `test` or `valid`
-    threshold:float=0.5, # p_fake at or above it is called FAKE
-    save:str=None, # Also write the report to this JSON file
+    threshold:float=None, # p_fake at or above it is called FAKE; without it, the run's own, chosen on validation
+    save:str=None, # Also write the report, with all predictions, to this JSON file
+    html:str=None, # Also write one page with tables and figures to this file
 ):
     """Measure a trained detector on the sealed test.
 
-    Accuracy, precision, recall of FAKE and of REAL, F1 and AUC, with 95% intervals, on the official
-    test and on the test without the files that also stand in train."""
+    All measures with 95% intervals, on the official test and on the test without the files that also
+    stand in train; right verdicts for each object and label."""
     from cifake.evaluate import evaluate
     from cifake.learner import load_run
     report = evaluate(load_run(run, path), path if split == 'test' else None, split, threshold)
-    print(report)
-    if save: Path(save).write_text(report.to_json())
+    print(f'{report}\n\nright verdicts by object and label\n{report.by_object().to_string()}')
+    if save: Path(save).write_text(report.to_json(predictions=True))
+    if html: Path(html).write_text(report.to_html(f'{Path(run).name}, {split}'))

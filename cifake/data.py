@@ -6,8 +6,8 @@ Docs: https://OWNER.github.io/cifake/data.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES', 'object_of', 'is_demo', 'cifake_home',
-           'find_cifake', 'download_cifake', 'map_files', 'read_items', 'check_cifake', 'stratified_draw',
-           'split_items', 'show_versions']
+           'find_cifake', 'download_cifake', 'download_pictures', 'map_files', 'read_items', 'check_cifake',
+           'stratified_draw', 'split_items', 'show_versions']
 
 # %% ../nbs/00_data.ipynb #6222ac72
 import hashlib, os, platform, re, tempfile, zipfile, zlib
@@ -133,7 +133,15 @@ def find_cifake(
         if (root := _look(place)): return root
     raise FileNotFoundError(_missing())
 
-# %% ../nbs/00_data.ipynb #5b64428f
+# %% ../nbs/00_data.ipynb #a4be1ede
+def _from_kaggle(handle, force, use):
+    "The folder that kagglehub downloads `handle` to"
+    try: return Path(kagglehub.dataset_download(handle, force_download=force))
+    except Exception as e:
+        other = (f'choose "Add Input", search for {handle} and add it' if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ else
+                 f'check the network, or download https://www.kaggle.com/datasets/{handle} in a browser and {use}')
+        raise ConnectionError(f'Kaggle did not give the dataset ({type(e).__name__}): {other}.') from e
+
 def download_cifake(
     force:bool=False, # Download also where a copy was found
 )->Path: # Folder that holds `train/` and `test/`: the copy that was found, or the one in kagglehub's cache
@@ -142,12 +150,14 @@ def download_cifake(
         try: return find_cifake()
         except FileNotFoundError:
             if os.environ.get('CIFAKE_PATH'): raise
-    try: folder = kagglehub.dataset_download(HANDLE, force_download=force)
-    except Exception as e:
-        other = (f'choose "Add Input", search for {HANDLE} and add it' if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ else
-                 f'check the network, or download https://www.kaggle.com/datasets/{HANDLE} in a browser and set CIFAKE_PATH to the zip')
-        raise ConnectionError(f'Kaggle did not give the dataset ({type(e).__name__}): {other}.') from e
-    return _open(folder, 'kagglehub')
+    return _open(_from_kaggle(HANDLE, force, 'set CIFAKE_PATH to the zip'), 'kagglehub')
+
+def download_pictures(
+    handle:str='cashbowman/ai-generated-images-vs-real-images', # Dataset on Kaggle, OWNER/NAME
+    force:bool=False, # Download also where kagglehub's cache has it
+)->Path: # Its folder
+    "Download another dataset from Kaggle, such as pictures for [`cross_dataset_table`](10_robustness.ipynb#pictures-from-elsewhere)"
+    return _from_kaggle(handle, force, 'unzip it')
 
 # %% ../nbs/00_data.ipynb #8c0cfc13
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp'}

@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/interpret.html.md"""
 # %% auto #0
 __all__ = ['CifakeInterpretation']
 
-# %% ../nbs/08_interpret.ipynb #7d88b5fb
+# %% ../nbs/08_interpret.ipynb #6f234279
 from math import ceil
 from fastcore.basics import patch
 import matplotlib.pyplot as plt
@@ -16,9 +16,10 @@ from fastai.interpret import ClassificationInterpretation
 from PIL import Image
 from sklearn.metrics import classification_report
 from .data import LABELS
-from .evaluate import plot_counts, wilson
+from .evaluate import calibration_of, plot_counts
+from .metrics import wilson
 
-# %% ../nbs/08_interpret.ipynb #b0db02b9
+# %% ../nbs/08_interpret.ipynb #055179a6
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
     def __init__(self,
@@ -35,7 +36,7 @@ class CifakeInterpretation(ClassificationInterpretation):
         self.files = [o.file for o in items]
         self.table = pd.DataFrame({k: [getattr(o, k) for o in items] for k in ('path', 'label', 'object_class')})
         self.table['p_fake'] = probabilities[:, self.vocab.index('FAKE')].float().numpy().astype(float)
-        self.table['called'] = [self.vocab[i] for i in probabilities.argmax(1)]
+        self.table['called'] = np.where(self.table.p_fake >= calibration_of(learn).threshold, 'FAKE', 'REAL')
         self.table['loss'] = np.asarray(losses, dtype=float)
 
     @classmethod

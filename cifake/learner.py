@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/learner.html.md"""
 __all__ = ['BOX', 'HistoryKeeper', 'history', 'plot_history', 'cifake_learner', 'find_lr', 'RunKeeper', 'train_learner',
            'load_run', 'resume_run', 'load_pretrained']
 
-# %% ../nbs/07_learner.ipynb #7e4c2538
+# %% ../nbs/07_learner.ipynb #3c1f5558
 import hashlib, json, os, platform, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -31,8 +31,9 @@ from fastcore.foundation import L
 from safetensors.torch import save
 from . import __version__
 from .augment import cifake_tfms
+from .calibration import Calibrated, Calibration
 from .data import LABELS, OBJECTS, find_cifake, is_demo, read_items
-from .evaluate import DEMO_NOTE, Report, evaluate
+from .evaluate import DEMO_NOTE, Report, calibrate, evaluate
 from .loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
 from .models import FoldObjects, create_model, load_weights, model_source, read_weights
 from .recipes import fit_to, get_recipe, recipe_from_json
@@ -276,14 +277,15 @@ def restore(self:RunKeeper,
     if state['average'] and over: learn.model.load_state_dict(state['average'][0])
     elif state['average']: learn.weight_average.restore(learn.model, *state['average'])
 
-# %% ../nbs/07_learner.ipynb #1dfdad18
+# %% ../nbs/07_learner.ipynb #4849a397
 def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None):
     "The loaders of `recipe`, and the recipe fitted to the number of training images"
     make = memory_dls if 3*recipe.size**2*len(read_items(root)) <= 1e9 else cifake_dls
     args = dict(size=recipe.size, seed=seed, subset=subset, stats=None, num_workers=num_workers, valid=valid)
-    dls = make(root, bs=recipe.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift), **args)
+    changes = cifake_tfms(recipe.flip, recipe.shift, recipe.attack)
+    dls = make(root, bs=recipe.bs, batch_tfms=changes, **args)
     fitted = fit_to(recipe, len(dls.train_ds))
-    if fitted.bs != dls.train.bs: dls = make(root, bs=fitted.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift), **args)
+    if fitted.bs != dls.train.bs: dls = make(root, bs=fitted.bs, batch_tfms=changes, **args)
     return dls, fitted
 
 def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
@@ -320,7 +322,7 @@ def _train(learn, recipe, run, checkpoint=None):
         if resumed and not (over and run.last_phase): run.restore(checkpoint, over)
         if not over: learn.fit_one_cycle(epochs, **arguments, cbs=[run], start_epoch=start)
 
-# %% ../nbs/07_learner.ipynb #3205b0c3
+# %% ../nbs/07_learner.ipynb #2b6fa36d
 def _fit(learn, recipe, run, checkpoint=None):
     "Train `learn` by `recipe`, keeping what was reached when interrupted"
     run.learn, run.patience = learn, recipe.patience
@@ -337,15 +339,17 @@ def _fit(learn, recipe, run, checkpoint=None):
         raise
 
 def _finish(learn, run):
-    "Take the best weights, measure them on validation, and complete the run's folder"
+    "Take the best weights, calibrate and measure them on validation, and complete the run's folder"
     load_weights(learn.model, run.folder/'weights.safetensors')
+    learn.run_folder = run.folder
+    calibrate(learn)
     report = evaluate(learn, split='valid')
     _write(run.folder/'report.json', report.to_json())
     _write_figure(run.folder/'history.png', plot_history(learn, names=[run.card['recipe']['name']])[0])
     _write_figure(run.folder/'confusion_matrix.png', report.plot_confusion_matrix(title='validation'))
     run.note(status='finished', seconds=round(sum(o['seconds'] for o in learn.history.rows), 1))
     (run.folder/'checkpoint.pt').unlink(missing_ok=True)
-    learn.report, learn.run_folder = report, run.folder
+    learn.report = report
     print(f'Validation, best of {len(learn.history.rows)} epoch(s):\n{report}\nKept in {run.folder}')
     return learn
 
@@ -388,7 +392,7 @@ def train_learner(
     _fit(learn, chosen, run)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #e7006ab2
+# %% ../nbs/07_learner.ipynb #010652e9
 def _read_run(folder):
     "What the folder of a run says of it"
     for name in ('recipe.json', 'weights.safetensors', 'valid.txt'):
@@ -410,6 +414,7 @@ def load_run(
     learn = _learner_of(dls, recipe, seed, card['precision'], cbs, normalize=False)
     load_weights(learn.model, folder/'weights.safetensors')
     learn.run_folder = folder
+    if (folder/'calibration.json').exists(): learn.add_cb(Calibrated(Calibration.from_json((folder/'calibration.json').read_text())))
     if (folder/'history.csv').exists(): learn.history.rows = history(folder).to_dict('records')
     if (folder/'report.json').exists(): learn.report = Report.from_json((folder/'report.json').read_text())
     return learn
@@ -439,7 +444,7 @@ def resume_run(
     _fit(learn, recipe_from_json(json.dumps(card['recipe'])), run, checkpoint)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #54457534
+# %% ../nbs/07_learner.ipynb #1a647b9f
 BOX = files('cifake')/'pretrained'
 
 def _box_card(name=None):
@@ -473,5 +478,6 @@ def load_pretrained(
     learn = _learner_of(dls, recipe, card['seed'], precision, normalize=False)
     with as_file(BOX/card['weights']) as file: state = read_weights(file)
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
+    if 'calibration' in card: learn.add_cb(Calibrated(Calibration.from_json(json.dumps(card['calibration']))))
     learn.card = card
     return learn

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #00bc3c57
+# %% ../nbs/05_recipes.ipynb #94e4a67b
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
@@ -32,6 +32,7 @@ class Recipe:
     label_smoothing: float = 0.1 # Share of the target spread over both labels, in [0, 1)
     flip: bool = True # Mirror half of the training images
     shift: int = 0 # Largest shift of training images, in whole pixels
+    attack: float = 0. # Share of training images that go through each of blur, resampling, noise and JPEG, in [0, 1]
     objects: bool = False # Learn pairs of label and object, 20 targets, where the objects of all training images are known
     window: int = 0 # Side of the windows that most of the training sees, in pixels; 0 for whole images throughout
     window_share: float = 0.75 # Part of the training that sees windows, in [0, 1]
@@ -42,10 +43,10 @@ class Recipe:
     min_steps: int = 64 # Fewest optimiser steps: small sets get more epochs
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/05_recipes.ipynb #4d32db21
+# %% ../nbs/05_recipes.ipynb #ccbd148a
 _LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=1e-8, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0,
-    window=0, window_share=0, cutmix=0, average=0)
-_HIGHEST = dict(window_share=1, cutmix=1)
+    window=0, window_share=0, cutmix=0, attack=0, average=0)
+_HIGHEST = dict(window_share=1, cutmix=1, attack=1)
 _BELOW = dict(label_smoothing=1, average=1)
 _CHOICES = dict(schedule=('one_cycle', 'fine_tune'), optimizer=('adamw', 'muon'))
 
@@ -75,12 +76,12 @@ def fit_to(
     bs = min(recipe.bs, max(16, n//32))
     return replace(recipe, bs=bs, epochs=max(recipe.epochs, ceil(recipe.min_steps / max(1, n//bs))))
 
-# %% ../nbs/05_recipes.ipynb #acdbdaab
+# %% ../nbs/05_recipes.ipynb #6a733dea
 RECIPES = {o.name:o for o in [
     Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', 
         lr=0.01, optimizer='muon', epochs=3, bs=256, wd=0.05, objects=True, shift=1, average=0.995, flip_average=True),
     Recipe('fast', 'cifakenet', 'The same network, trained for most of an hour on two cores, with stronger augmentation.',
-        lr=0.01, optimizer='muon', epochs=24, bs=256, wd=0.05, objects=True, shift=2, cutmix=0.5, average=0.998, flip_average=True),
+        lr=0.01, optimizer='muon', epochs=18, bs=256, wd=0.05, objects=True, shift=2, cutmix=0.5, average=0.998, flip_average=True),
     Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', lr=0.003, label_smoothing=0.),
     Recipe('fastai-resnet26d', 'resnet26d', "fastai's own way with ImageNet weights, after a seed project of this library that used "
         '`lr_find` and `fine_tune`. Its number of epochs is not known here; four and early stopping stand in for it.',

@@ -1,0 +1,49 @@
+"Measure how much common liberties flatter a score: the best epoch or threshold chosen on the test, leaked files; written to nbs/results/flatter.json"
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+from fastcore.script import call_parse
+from record import circumstances, save
+
+@call_parse
+def main(
+    recipe:str='lenet', # Recipe that is trained for each seed
+    epochs:int=10, # Passes over the training images
+    seeds:int=5, # Number of seeds
+    name:str='fast', # Network of the box, whose leaked files are looked at
+):
+    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
+    about = circumstances()
+    from cifake.calibration import choose_threshold
+    from cifake.data import find_cifake
+    from cifake.evaluate import evaluate
+    from cifake.learner import load_pretrained, train_learner
+    from cifake.loaders import test_dl
+    from fastai.callback.core import Callback
+    class OnTest(Callback):
+        "Accuracy on the test after each epoch, at a threshold of 0.5"
+        order = 70
+        def before_fit(self): self.scores = []
+        def after_epoch(self):
+            self.learn.model.eval()
+            dl, right = test_dl(self.dls, bs=512), 0
+            for images,labels in dl: right += int((self.learn.model(images).argmax(1) == labels).sum())
+            self.scores.append(right/len(dl.dataset))
+    runs = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as work:
+            learn = train_learner(recipe=recipe, epochs=epochs, seed=seed, out=Path(work)/'run', precision='float32', cbs=[OnTest()])
+            report = evaluate(learn, resamples=0)
+            table = report.predictions.drop(columns='leaked')
+            best = evaluate(learn, threshold=choose_threshold(table, 'accuracy'), resamples=0)
+            losses = [o['valid_loss'] for o in learn.history.rows]
+            runs.append(dict(seed=seed, test_by_epoch=learn.on_test.scores, chosen_on_validation=learn.on_test.scores[losses.index(min(losses))],
+                best_on_test=max(learn.on_test.scores), at_own_threshold=report.accuracy, at_best_threshold=best.accuracy))
+    spread = lambda values: dict(mean=mean(values), deviation=stdev(values) if len(values) > 1 else None)
+    report = evaluate(load_pretrained(name, path=find_cifake()), resamples=0)
+    boxed = report.predictions.assign(right=(report.predictions.p_fake >= report.threshold) == (report.predictions.label == 'FAKE'))
+    fake = boxed[boxed.label == 'FAKE']
+    save('flatter', dict(**about, images=report.n, runs=runs, epoch_chosen_on_test=spread([o['best_on_test'] - o['chosen_on_validation'] for o in runs]),
+        threshold_chosen_on_test=spread([o['at_best_threshold'] - o['at_own_threshold'] for o in runs]),
+        leaked=dict(files=int(fake.leaked.sum()), recall=fake.right[fake.leaked].mean(), recall_of_the_rest=fake.right[~fake.leaked].mean(),
+                    accuracy=boxed.right.mean(), accuracy_without=boxed.right[~boxed.leaked].mean())))

@@ -1,0 +1,32 @@
+"Measure a network of the box under corruptions and on pictures from elsewhere, and write nbs/results/robustness.json"
+import json
+from pathlib import Path
+from fastcore.script import call_parse
+from record import RESULTS, circumstances, save
+
+def _rows(table): return json.loads(table.reset_index().to_json(orient='records', double_precision=6))
+
+@call_parse
+def main(
+    name:str='fast', # Name of the network, as in `load_pretrained`
+    sources:str=None, # Folder of folders with pictures from elsewhere, each with FAKE and REAL, or FAKE alone; where it lies is not kept
+):
+    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. FAKE alone is paired with REAL of CIFAKE's test"
+    about = circumstances()
+    from cifake.data import find_cifake
+    from cifake.learner import load_pretrained
+    from cifake.robustness import cross_dataset_table, robustness_table
+    learn, file = load_pretrained(name, path=find_cifake()), RESULTS/'robustness.json'
+    values = json.loads(file.read_text()) if file.exists() else {}
+    found = dict(**about, threshold=learn.calibrated.calibration.threshold, corruptions=_rows(robustness_table(learn)))
+    if sources:
+        folders = {o.parent.name if o.name == 'FAKE' else o.name: o.parent for o in sorted(Path(sources).rglob('FAKE'))}
+        ways = {'as it is': {}, 'JPEG 75': dict(quality=75), 'bilinear, JPEG 75': dict(filter='bilinear', quality=75), 'lanczos, JPEG 75': dict(filter='lanczos', quality=75)}
+        found['sources'] = []
+        for way,arguments in ways.items():
+            for source,folder in folders.items():
+                try: rows = _rows(cross_dataset_table(learn, {source: folder}, real=find_cifake()/'test', **arguments))
+                except ValueError as e: rows = [dict(index=source, refused=str(e).replace(str(folder), source))]
+                found['sources'] += [dict(way=way, **o) for o in rows]
+    values[name] = found
+    save('robustness', values)
