@@ -9,12 +9,13 @@ USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against im
        'the same JPEG compression. It knows nothing else: not other generators, not other sizes, not pictures from the web. Not evidence about any picture or person.')
 
 def _scores(learn, split):
-    "Measures with intervals on `split`, as calibrated, with averaging over flips and without"
+    "Measures with intervals on `split`: as calibrated, with averaging over flips and without, and before calibration"
     from cifake.evaluate import evaluate
     of = lambda report: {k: v for k,v in json.loads(report.to_json()).items() if k not in ('note', 'unreadable', 'split')}
     scores = {'as it predicts': of(evaluate(learn, split=split))}
     if hasattr(learn, 'flip_average'):
         with learn.removed_cbs(learn.flip_average): scores['without averaging over flips'] = of(evaluate(learn, split=split))
+    with learn.removed_cbs(learn.calibrated): scores['before calibration'] = of(evaluate(learn, split=split))
     return scores
 
 @call_parse
