@@ -23,7 +23,7 @@ def wilson(
     centre, half = rate + z*z/(2*n), z*np.sqrt(rate*(1-rate)/n + z*z/(4*n*n))
     return float((centre-half)/(1 + z*z/n)), float((centre+half)/(1 + z*z/n))
 
-# %% ../nbs/05b_metrics.ipynb #72a4f931
+# %% ../nbs/05b_metrics.ipynb #820d27c4
 MEASURES = dict(
     accuracy='share of right verdicts', balanced_accuracy='mean of both recalls', precision='share of FAKE among those called FAKE',
     recall='share of FAKE that is called FAKE', recall_real='share of REAL that is called REAL',

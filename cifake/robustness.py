@@ -47,7 +47,7 @@ def _crop(x, share): return vision.resize(vision.center_crop(x, [max(1, round(o*
 def _jpeg(images, quality, seed): return vision.jpeg(images, int(quality))
 def _messenger(images, quality, seed): return _jpeg(_float(_resize)(images, 0.75, seed), quality, seed)
 
-# %% ../nbs/10_robustness.ipynb #88bdd586
+# %% ../nbs/10_robustness.ipynb #f6138146
 @dataclass(frozen=True)
 class Corruption:
     "A change of pictures, at several levels"
@@ -57,6 +57,7 @@ class Corruption:
     low: float # Smallest level there is
     high: float # Largest level there is
 
+# %% ../nbs/10_robustness.ipynb #1b4235c3
 CORRUPTIONS = {
     'JPEG': Corruption(_jpeg, (90, 75, 60, 40, 20), 'quality', 1, 100),
     'blur': Corruption(_float(_blur), (0.3, 0.6, 0.9, 1.2, 1.5), 'standard deviation in pixels, filter of torchvision', 0.05, 5),
