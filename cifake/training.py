@@ -89,10 +89,11 @@ class WhitenFirst(Callback):
         for layer in self.fresh: layer.fit(self.x)
         self.fresh = []
 
-# %% ../nbs/05a_training.ipynb #2a9af6de
+# %% ../nbs/05a_training.ipynb #ac901706
 class ObjectTargets(Callback):
     "Train on pairs of label and object, or on labels where some object is unknown"
     order,run_valid = -10,False
+    def __init__(self): self.known, self.objects, self.taken = False, None, None
     def before_train(self):
         names = [getattr(o, 'object_class', '') for o in getattr(self.dl, 'items', [])]
         self.known = isinstance(self.dl, ItemDL) and set(names) <= set(OBJECTS)
