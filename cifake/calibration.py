@@ -8,13 +8,14 @@ Docs: https://OWNER.github.io/cifake/calibration.html.md"""
 __all__ = ['CRITERIA', 'apply_temperature', 'fit_temperature', 'choose_threshold', 'unsure_band', 'Calibration',
            'find_calibration', 'Calibrated']
 
-# %% ../nbs/05c_calibration.ipynb #788aa8a2
+# %% ../nbs/05c_calibration.ipynb #5061d3b5
 import json
 from dataclasses import asdict, dataclass
 import numpy as np
 from fastai.callback.core import Callback
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
+from scipy.stats import fisher_exact
 
 # %% ../nbs/05c_calibration.ipynb #d4a8229b
 def apply_temperature(
@@ -91,7 +92,7 @@ def unsure_band(
     if not above or not below: raise ValueError(f'No band lets through so few errors as {error:.2%} on these {len(fake):,} images: allow more.')
     return float(max(below)), float(min(above))
 
-# %% ../nbs/05c_calibration.ipynb #fd4715b6
+# %% ../nbs/05c_calibration.ipynb #eed56e10
 @dataclass(frozen=True)
 class Calibration:
     "How `p_fake` is scaled, and what follows from it"
@@ -111,9 +112,14 @@ class Calibration:
     @classmethod
     def from_json(cls, text): return cls(**{k: tuple(v) if k == 'unsure' else v for k,v in json.loads(text).items()})
 
+def _lopsided(fake, p_fake, level=0.05):
+    "Whether FAKE and REAL are called wrongly at 0.5 in shares that chance does not explain"
+    wrong = (p_fake >= 0.5) != fake
+    return fisher_exact([[wrong[o].sum(), (~wrong[o]).sum()] for o in (fake, ~fake)]).pvalue < level
+
 def find_calibration(
     predictions, # Validation `Report`, or a table with `label` and `p_fake`
-    criterion:str='equal_errors', # By what the threshold is chosen, a name in `CRITERIA`
+    criterion:str=None, # By what the threshold is chosen, a name in `CRITERIA`; None keeps 0.5 or, where errors are lopsided there, makes them equal
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE
     error:float=None, # Share of wrong verdicts that may be let through; None leaves nothing unsure
 )->Calibration: # Temperature, threshold and band
@@ -121,9 +127,11 @@ def find_calibration(
     fake, p = _validation(predictions)
     temperature = fit_temperature(fake, p)
     scaled = getattr(predictions, 'predictions', predictions).assign(p_fake=apply_temperature(p, temperature))
-    threshold = choose_threshold(scaled, criterion, budget)
+    even = criterion is None and not _lopsided(fake, scaled.p_fake.to_numpy())
+    criterion = criterion or 'equal_errors'
+    threshold = 0.5 if even else choose_threshold(scaled, criterion, budget)
     band = (threshold, threshold) if error is None else unsure_band(scaled, threshold, error)
-    return Calibration(temperature, threshold, band, criterion + (f', at most {budget:g}' if criterion == 'false_positives' else ''), error, len(fake))
+    return Calibration(temperature, threshold, band, 'even odds' if even else criterion + (f', at most {budget:g}' if criterion == 'false_positives' else ''), error, len(fake))
 
 # %% ../nbs/05c_calibration.ipynb #6287b11b
 class Calibrated(Callback):

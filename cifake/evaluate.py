@@ -331,12 +331,12 @@ def evaluate(
     note = ' '.join([*([DEMO_NOTE] if demo else []), *(['Temperature and threshold were chosen on these images.'] if chosen_here else [])])
     return report_of(table, split, own.threshold if threshold is None else threshold, band, note, resamples, unreadable=unreadable)
 
-# %% ../nbs/06_evaluate.ipynb #e7089bb4
+# %% ../nbs/06_evaluate.ipynb #13a6f672
 _all_ = ['choose_threshold'] # found here as well as where it is made
 
 def calibrate(
     learn, # fastai `Learner` with validation images; changed in place
-    criterion:str='equal_errors', # By what the threshold is chosen: `accuracy`, `equal_errors`, `youden` or `false_positives`
+    criterion:str=None, # By what the threshold is chosen: `accuracy`, `equal_errors`, `youden` or `false_positives`; None keeps 0.5 unless errors are lopsided there
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE
     error:float=None, # Share of wrong verdicts that may be let through, in (0, 1); the rest is unsure. None: never unsure
 )->Calibration: # Which `learn` now carries
