@@ -70,6 +70,27 @@ def gradients(bs, repeats):
     ratios = [a/b for a,b in zip(*every.values())] # turn by turn, for the machine's speed changes
     return dict(images_per_second=rates, all_measurements=every, rows_over_pytorch=round(median(ratios), 2))
 
+def compiled(bs, repeats):
+    "Images a second of forward and backward of our network as it is and through `torch.compile`, and what starting to compile costs"
+    import torch
+    from cifake.models import CifakeNet
+    from cifake.training import has_fast_bfloat16
+    net = CifakeNet().to(memory_format=torch.channels_last)
+    ways = {'as it is': net, 'torch.compile': torch.compile(net)}
+    images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    def measure(name, steps=10):
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast('cpu', torch.bfloat16, enabled=has_fast_bfloat16()): output = ways[name](images)
+            output.float().logsumexp(1).mean().backward()
+        return steps*bs/(time.perf_counter() - start)
+    starts = {name: bs/measure(name, 1) for name in ways}
+    rates, every = _medians(measure, ways, repeats)
+    ratio = median(b/a for a,b in zip(*every.values())) # turn by turn, for the machine's speed changes
+    saved = (1 - 1/ratio)/rates['as it is'] # seconds an image
+    return dict(images_per_second=rates, all_measurements=every, first_step_seconds={k: round(v, 1) for k,v in starts.items()}, compiled_over_plain=round(ratio, 2),
+                pays_after_images=round((starts['torch.compile'] - starts['as it is'])/saved) if saved > 0 else None)
+
 def bare_training(recipe, train, valid, stats):
     "`recipe` on uint8 images, with pairs of label and object to train and labels to validate, without any framework: what `train_learner` does, and no more"
     import torch
@@ -168,7 +189,7 @@ def inference(repeats):
 
 @call_parse
 def main(
-    parts:str='loaders,gradients,inference,training', # What to measure, apart by commas; other parts of the file are kept
+    parts:str='loaders,gradients,compile,inference,training', # What to measure, apart by commas; other parts of the file are kept
     bs:int=256, # Images in a batch of the loaders alone
     seconds:int=20, # Longest time of one measurement of a loader alone
     images:int=20_000, # Training images of a whole training
@@ -180,7 +201,7 @@ def main(
     file = RESULTS/'speed.json'
     values = json.loads(file.read_text()) if file.exists() else {}
     quick, fast = get_recipe('quick'), get_recipe('fast', epochs=1) # the bare loop has no CutMix
-    measures = dict(loaders=lambda: dict(bs=bs, **loaders_alone(bs, seconds, repeats)), gradients=lambda: gradients(bs, 2*repeats + 1), inference=lambda: inference(repeats),
+    measures = dict(loaders=lambda: dict(bs=bs, **loaders_alone(bs, seconds, repeats)), gradients=lambda: gradients(bs, 2*repeats + 1), compile=lambda: compiled(bs, 2*repeats + 1), inference=lambda: inference(repeats),
         training=lambda: dict(quick=whole_training(quick, images, repeats, (FOLDER, CIFAKE, MEMORY, BARE)), fast=whole_training(fast, images, repeats, (FOLDER, CIFAKE, MEMORY))))
     for part in parts.split(','):
         values[part] = dict(**about, **measures[part]())
