@@ -129,7 +129,7 @@ def bare_training(recipe, train, valid, stats):
     return right/len(valid[0])
 
 def whole_training(recipe, images, repeats, ways):
-    "Seconds of a whole training of `recipe` on a subset, with its validations, each way"
+    "Seconds of a whole training of `recipe` on a subset, with validations in proportion, each way"
     import torch
     from fastai.vision.data import ImageDataLoaders
     from cifake.augment import cifake_tfms
@@ -138,11 +138,13 @@ def whole_training(recipe, images, repeats, ways):
     from cifake.loaders import CIFAKE_STATS, cifake_dls, memory_dls
     tfms = dict(bs=recipe.bs, batch_tfms=cifake_tfms(recipe.flip, recipe.shift))
     work = tempfile.TemporaryDirectory()
-    memory = memory_dls(find_cifake(), subset=images, stats=None, **tfms)
+    whole = memory_dls(find_cifake(), stats=None)
+    tfms |= dict(subset=images, valid=[o.digest for o in whole.valid.items[::max(1, round(len(whole.train_ds)/images))]])
+    memory = memory_dls(find_cifake(), stats=None, **tfms)
     _link([*memory.train.items, *memory.valid.items], Path(work.name))
-    loaders = {FOLDER: lambda: ImageDataLoaders.from_folder(work.name, valid='valid', val_bs=2*recipe.bs, **tfms),
-               CIFAKE: lambda: cifake_dls(find_cifake(), subset=images, stats=None, **tfms),
-               MEMORY: lambda: memory_dls(find_cifake(), subset=images, stats=None, **tfms)}
+    loaders = {FOLDER: lambda: ImageDataLoaders.from_folder(work.name, valid='valid', bs=recipe.bs, val_bs=2*recipe.bs, batch_tfms=tfms['batch_tfms']),
+               CIFAKE: lambda: cifake_dls(find_cifake(), stats=None, **tfms),
+               MEMORY: lambda: memory_dls(find_cifake(), stats=None, **tfms)}
     labels = lambda items: [LABELS.index(o.label) for o in items]
     pairs = lambda items: [LABELS.index(o.label)*len(OBJECTS) + OBJECTS.index(o.object_class) for o in items]
     arrays = [(o.store.images[o.rows], torch.tensor(target(o.items))) for o,target in ((memory.train, pairs), (memory.valid, labels))]
