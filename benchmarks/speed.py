@@ -76,6 +76,7 @@ def compiled(bs, repeats):
     from cifake.models import CifakeNet
     from cifake.training import has_fast_bfloat16
     net = CifakeNet().to(memory_format=torch.channels_last)
+    torch.compiler.config.force_disable_caches = True # as on a machine that has never compiled it
     ways = {'as it is': net, 'torch.compile': torch.compile(net)}
     images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     def measure(name, steps=10):
@@ -113,6 +114,7 @@ def bare_training(recipe, train, valid, stats):
     steps, step = len(train[0])//recipe.bs, 0
     for epoch in range(recipe.epochs):
         net.train()
+        right = 0
         for rows in torch.randperm(len(train[0])).split(recipe.bs)[:steps]:
             for group in opt.param_groups:
                 group['lr'], group['momentum'] = rate(step/(steps*recipe.epochs)), momentum(step/(steps*recipe.epochs))
@@ -125,7 +127,12 @@ def bare_training(recipe, train, valid, stats):
             opt.zero_grad()
             step += 1
             average.update(net, step)
-        with torch.no_grad(), half(): right = sum((average.module(batch(x)).argmax(1) == y).sum() for x,y in zip(*(o.split(2*recipe.bs) for o in valid)))
+        with torch.no_grad(), half():
+            for images,labels in zip(*(o.split(2*recipe.bs) for o in valid)):
+                images = batch(images)
+                views = (images, images.flip(3)) if recipe.flip_average else (images,)
+                output = sum(average.module(o).float().softmax(1) for o in views)
+                right += (output.argmax(1) == labels).sum()
     return right/len(valid[0])
 
 def whole_training(recipe, images, repeats, ways):
