@@ -56,7 +56,7 @@ def _rates_by_threshold(fake, p_fake):
     caught, alarms = (np.r_[0, o[order].cumsum()[ends]]/o.sum() for o in (fake, ~fake))
     return np.r_[1., (p[ends] + np.r_[p[ends[1:]], 0.])/2], caught, alarms
 
-# %% ../nbs/05c_calibration.ipynb #7f1b683d
+# %% ../nbs/05c_calibration.ipynb #7b3007c6
 def choose_threshold(
     predictions, # Validation `Report`, or a table with `label` and `p_fake`
     criterion:str='equal_errors', # Name in `CRITERIA`
@@ -70,7 +70,9 @@ def choose_threshold(
     if criterion == 'equal_errors': return float(thresholds[np.abs(1 - caught - alarms).argmin()])
     if criterion == 'accuracy': return float(thresholds[(caught*fake.sum() - alarms*(~fake).sum()).argmax()])
     if criterion == 'youden': return float(thresholds[(caught - alarms).argmax()])
-    return float(thresholds[np.flatnonzero(alarms <= budget)[-1]])
+    last = np.flatnonzero(alarms <= budget)[-1]
+    if not caught[last]: raise ValueError(f'No threshold calls at most {budget:.2%} of REAL FAKE and still finds FAKE on these {len(fake):,} images: allow more.')
+    return float(thresholds[last])
 
 # %% ../nbs/05c_calibration.ipynb #da9ee5a6
 def unsure_band(

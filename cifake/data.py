@@ -6,8 +6,8 @@ Docs: https://OWNER.github.io/cifake/data.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES', 'object_of', 'is_demo', 'cifake_home',
-           'find_cifake', 'download_cifake', 'download_pictures', 'map_files', 'read_items', 'check_cifake',
-           'stratified_draw', 'split_items', 'show_versions']
+           'find_cifake', 'download_cifake', 'download_pictures', 'map_files', 'read_items', 'labelled_files',
+           'check_cifake', 'stratified_draw', 'split_items', 'show_versions']
 
 # %% ../nbs/00_data.ipynb #6222ac72
 import hashlib, os, platform, re, tempfile, zipfile, zlib
@@ -251,6 +251,20 @@ def read_items(
     items['split'], items['label'] = parts[0], parts[1]
     items['object_class'] = parts[2].map(object_of)
     return items[['path', 'split', 'label', 'object_class', 'digest', 'width', 'height', 'error']]
+
+# %% ../nbs/00_data.ipynb #be42c833
+_LABEL_FOLDERS = {'fake':'FAKE', 'real':'REAL', 'aiartdata':'FAKE', 'realart':'REAL'} # the last two: Kaggle, cashbowman/ai-generated-images-vs-real-images
+
+def labelled_files(
+    folder, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
+)->list: # Pairs of file and label, sorted by folder and path
+    "The files of pictures from elsewhere"
+    folder = Path(folder).expanduser()
+    if not folder.is_dir(): raise FileNotFoundError(f'The folder {folder} does not exist.')
+    parts = {o: _LABEL_FOLDERS[o.name.lower()] for o in sorted(folder.iterdir()) if o.is_dir() and o.name.lower() in _LABEL_FOLDERS}
+    files = [(f, label) for part,label in parts.items() for f in sorted(part.rglob('*')) if f.is_file() and not f.name.startswith('.')]
+    if not files: raise ValueError(f'{folder} has no pictures in a folder FAKE or REAL.')
+    return files
 
 # %% ../nbs/00_data.ipynb #e9ce7dbf
 def _part_counts(items, split, label):

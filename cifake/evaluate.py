@@ -273,20 +273,26 @@ def _to_html(self,
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 Report.to_html = _to_html
 
-# %% ../nbs/06_evaluate.ipynb #05cddec2
-def _p_fake_of(detector, items):
-    "`p_fake` of each of `items`"
-    if hasattr(detector, 'get_preds'):
-        with detector.no_bar(), detector.no_logging(): found = detector.get_preds(dl=detector.dls.test_dl(items, bs=256))[0]
-        found = found[:, [list(detector.dls.vocab).index(o) for o in LABELS]].float().cpu()
-    else: found = getattr(detector, 'predict', detector)([o.file for o in items])
+# %% ../nbs/06_evaluate.ipynb #037c02f5
+def _p_fake_values(found, n):
+    "`p_fake` from what a detector gave for `n` images: a table with that column, (n,), or (n, 2) with FAKE first"
     values = np.asarray(found.p_fake if isinstance(found, pd.DataFrame) else found, dtype=float)
     if values.ndim == 2 and values.shape[1] == 2:
         sums = values.sum(1)
         if np.abs(sums - 1).max(initial=0) > 1e-3: raise ValueError(f'Probabilities of FAKE and REAL have to add up to 1; of the first image that does not they are {values[np.abs(sums-1).argmax()].tolist()}.')
         values = values[:,0]
-    if values.shape != (len(items),): raise ValueError(f'The detector gave {values.shape} values for {len(items)} images.')
+    if values.shape != (n,): raise ValueError(f'The detector gave {values.shape} values for {n} images.')
     return values
+
+def _p_fake_of_learner(learn, dl):
+    "`p_fake` of the images of `dl`"
+    with learn.no_bar(), learn.no_logging(): found = learn.get_preds(dl=dl)[0]
+    return _p_fake_values(found[:, [list(learn.dls.vocab).index(o) for o in LABELS]].float().cpu(), len(found))
+
+def _p_fake_of(detector, items):
+    "`p_fake` of each of `items`"
+    if hasattr(detector, 'get_preds'): return _p_fake_of_learner(detector, detector.dls.test_dl(items, bs=256))
+    return _p_fake_values(getattr(detector, 'predict', detector)([o.file for o in items]), len(items))
 
 def _targets(detector, path, split):
     "Items to measure on, digests of `train/`, the number of unreadable files, and whether it is the demo set"

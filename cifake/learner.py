@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/learner.html.md"""
 __all__ = ['BOX', 'HistoryKeeper', 'history', 'plot_history', 'cifake_learner', 'find_lr', 'RunKeeper', 'train_learner',
            'load_run', 'resume_run', 'load_pretrained']
 
-# %% ../nbs/07_learner.ipynb #3c1f5558
+# %% ../nbs/07_learner.ipynb #9045b61c
 import hashlib, json, os, platform, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -37,8 +37,8 @@ from .evaluate import DEMO_NOTE, Report, calibrate, evaluate
 from .loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
 from .models import FoldObjects, create_model, load_weights, model_source, read_weights
 from .recipes import fit_to, get_recipe, recipe_from_json
-from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, ObjectTargets, SomeCutMix, TrainOnWindows, WeightAverage, WhitenFirst,
-    device_callbacks, muon_arguments)
+from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, MultiScale, ObjectTargets, SomeCutMix, TrainOnWindows, WeightAverage,
+    WhitenFirst, device_callbacks, muon_arguments)
 
 # %% ../nbs/07_learner.ipynb #25984392
 class HistoryKeeper(Callback):
@@ -277,11 +277,11 @@ def restore(self:RunKeeper,
     if state['average'] and over: learn.model.load_state_dict(state['average'][0])
     elif state['average']: learn.weight_average.restore(learn.model, *state['average'])
 
-# %% ../nbs/07_learner.ipynb #4849a397
-def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None):
+# %% ../nbs/07_learner.ipynb #bb635294
+def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None, extra=None):
     "The loaders of `recipe`, and the recipe fitted to the number of training images"
     make = memory_dls if 3*recipe.size**2*len(read_items(root)) <= 1e9 else cifake_dls
-    args = dict(size=recipe.size, seed=seed, subset=subset, stats=None, num_workers=num_workers, valid=valid)
+    args = dict(size=recipe.size, seed=seed, subset=subset, stats=None, num_workers=num_workers, valid=valid, extra=extra)
     changes = cifake_tfms(recipe.flip, recipe.shift, recipe.attack)
     dls = make(root, bs=recipe.bs, batch_tfms=changes, **args)
     fitted = fit_to(recipe, len(dls.train_ds))
@@ -294,6 +294,7 @@ def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
     if recipe.average: wanted.append(WeightAverage(recipe.average))
     if recipe.flip_average: wanted.append(FlipAverage())
     if recipe.window: wanted.append(TrainOnWindows(recipe.window, recipe.window_share))
+    if recipe.multi_scale: wanted.append(MultiScale(recipe.multi_scale))
     if recipe.cutmix: wanted.append(SomeCutMix(recipe.cutmix))
     optimizer = muon_arguments(recipe.wd) if recipe.optimizer == 'muon' else dict(wd=recipe.wd)
     return cifake_learner(dls, recipe.arch, label_smoothing=recipe.label_smoothing, objects=recipe.objects, precision=precision,
@@ -353,7 +354,7 @@ def _finish(learn, run):
     print(f'Validation, best of {len(learn.history.rows)} epoch(s):\n{report}\nKept in {run.folder}')
     return learn
 
-# %% ../nbs/07_learner.ipynb #92c93919
+# %% ../nbs/07_learner.ipynb #2bbae3e5
 def _card(recipe, root, seed, subset, dls, arguments):
     "What a run says of itself before it starts"
     versions = dict(cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
@@ -372,6 +373,7 @@ def train_learner(
     out=None, # Folder for the run; None makes `runs/NAME-TIME`
     seed:int=42, # Seed of the validation split, the first weights, the order of batches and their augmentation
     subset=None, # Share (float) or number (int) of training images; None uses all
+    extra=None, # Folder, or several, with further pictures to train on, in `FAKE` and `REAL` or one of them; their objects count as unknown
     weights_path=None, # Local file with ImageNet weights, for recipes that start from them
     precision:str='auto', # Of the forward pass: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where the device is fast at it
     num_workers:int=None, # Processes that read images, where they do not come from memory; None leaves it to fastai
@@ -382,17 +384,19 @@ def train_learner(
     chosen = get_recipe(recipe, **overrides)
     if epochs is not None: chosen = replace(chosen, epochs=epochs, min_steps=0)
     if weights_path is not None and model_source(chosen.arch) != 'cifake': chosen = replace(chosen, pretrained=True)
-    root = find_cifake(path)
+    root, seed = find_cifake(path), int(seed)
+    if hasattr(subset, 'item'): subset = subset.item() # a number of NumPy's, which JSON does not know
     set_seed(seed)
-    dls, chosen = _loaders(root, chosen, seed, subset, num_workers)
+    extra = [str(Path(o).expanduser().resolve()) for o in ([extra] if isinstance(extra, (str, Path)) else extra or [])]
+    dls, chosen = _loaders(root, chosen, seed, subset, num_workers, extra=extra)
     learn = _learner_of(dls, chosen, seed, precision, cbs, pretrained=chosen.pretrained, weights_path=weights_path)
-    arguments = dict(precision=precision, weights_path=str(weights_path) if weights_path else None, stats=_stats_of(dls))
+    arguments = dict(precision=precision, extra=extra, weights_path=str(weights_path) if weights_path else None, stats=_stats_of(dls))
     run = RunKeeper(_new_folder(out, chosen.name), _card(chosen, root, seed, subset, dls, arguments))
     _write(run.folder/'valid.txt', '\n'.join(o.digest for o in dls.valid.items))
     _fit(learn, chosen, run)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #010652e9
+# %% ../nbs/07_learner.ipynb #0b72e2e0
 def _read_run(folder):
     "What the folder of a run says of it"
     for name in ('recipe.json', 'weights.safetensors', 'valid.txt'):
@@ -409,7 +413,8 @@ def load_run(
     folder = Path(folder).expanduser()
     card = _read_run(folder)
     recipe, seed = recipe_from_json(json.dumps(card['recipe'])), card['seed']
-    dls, recipe = _loaders(find_cifake(path or card['data']), recipe, seed, card['subset'], valid=(folder/'valid.txt').read_text().split())
+    dls, recipe = _loaders(find_cifake(path or card['data']), recipe, seed, card['subset'], valid=(folder/'valid.txt').read_text().split(),
+                           extra=[o for o in card.get('extra', []) if Path(o).is_dir()])
     if card['stats']: dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
     learn = _learner_of(dls, recipe, seed, card['precision'], cbs, normalize=False)
     load_weights(learn.model, folder/'weights.safetensors')

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #94e4a67b
+# %% ../nbs/05_recipes.ipynb #c16836c0
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
@@ -36,6 +36,7 @@ class Recipe:
     objects: bool = False # Learn pairs of label and object, 20 targets, where the objects of all training images are known
     window: int = 0 # Side of the windows that most of the training sees, in pixels; 0 for whole images throughout
     window_share: float = 0.75 # Part of the training that sees windows, in [0, 1]
+    multi_scale: float = 0. # Training batches are resized to sides from size/(1 + multi_scale) to size*(1 + multi_scale), in [0, 1]
     cutmix: float = 0. # Share of the batches with patches of other images (Yun et al. 2019, arXiv 1905.04899), in [0, 1]
     average: float = 0. # Share that a moving average of the weights keeps at each step, in [0, 1); 0 for no average
     flip_average: bool = False # Predictions are means over an image and its mirror image
@@ -43,10 +44,10 @@ class Recipe:
     min_steps: int = 64 # Fewest optimiser steps: small sets get more epochs
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/05_recipes.ipynb #ccbd148a
+# %% ../nbs/05_recipes.ipynb #5e6128e8
 _LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=1e-8, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0,
-    window=0, window_share=0, cutmix=0, attack=0, average=0)
-_HIGHEST = dict(window_share=1, cutmix=1, attack=1)
+    window=0, window_share=0, multi_scale=0, cutmix=0, attack=0, average=0)
+_HIGHEST = dict(window_share=1, multi_scale=1, cutmix=1, attack=1)
 _BELOW = dict(label_smoothing=1, average=1)
 _CHOICES = dict(schedule=('one_cycle', 'fine_tune'), optimizer=('adamw', 'muon'))
 

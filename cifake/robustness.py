@@ -8,10 +8,9 @@ Docs: https://OWNER.github.io/cifake/robustness.html.md"""
 __all__ = ['CORRUPTIONS', 'FILTERS', 'Corruption', 'corrupt', 'p_fake_of_images', 'robustness_table', 'plot_robustness',
            'to_size', 'read_pictures', 'cross_dataset_table']
 
-# %% ../nbs/10_robustness.ipynb #ef8384c8
+# %% ../nbs/10_robustness.ipynb #8ed1d895
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, torch
@@ -19,8 +18,8 @@ from fastai.vision.core import TensorImage
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms.v2 import functional as vision
 from .calibration import choose_threshold
-from .data import find_cifake, read_items
-from .evaluate import calibration_of
+from .data import find_cifake, labelled_files, read_items
+from .evaluate import _p_fake_of_learner, _p_fake_values, calibration_of
 from .loaders import ImageStore, as_items
 from .metrics import measures, wilson
 
@@ -83,7 +82,7 @@ def corrupt(
     if images.dtype != torch.uint8: raise ValueError(f'Pictures are {images.dtype} here: give 8-bit values, torch.uint8.')
     return kind.change(images, level, seed)
 
-# %% ../nbs/10_robustness.ipynb #615f468d
+# %% ../nbs/10_robustness.ipynb #e14c7164
 class _Batches:
     "Images (n, h, w, 3) as batches that a learner can predict"
     def __init__(self, learn, images, bs=512): self.learn, self.images, self.bs = learn, images, bs
@@ -97,12 +96,8 @@ def p_fake_of_images(
 )->np.ndarray: # (n,)
     "`p_fake` of pictures that are no files"
     arrays = list(images.numpy()) if not hasattr(detector, 'get_preds') or tuple(images.shape[1:3]) != (detector.dls.size,)*2 else None
-    if not hasattr(detector, 'get_preds'):
-        found = getattr(detector, 'predict', detector)(arrays)
-        return np.asarray(found.p_fake if isinstance(found, pd.DataFrame) else found, dtype=float)
-    dl = _Batches(detector, images) if arrays is None else detector.dls.test_dl(arrays, bs=64)
-    with detector.no_bar(), detector.no_logging(): found = detector.get_preds(dl=dl)[0]
-    return found[:, list(detector.dls.vocab).index('FAKE')].float().cpu().numpy().astype(float)
+    if not hasattr(detector, 'get_preds'): return _p_fake_values(getattr(detector, 'predict', detector)(arrays), len(images))
+    return _p_fake_of_learner(detector, _Batches(detector, images) if arrays is None else detector.dls.test_dl(arrays, bs=64))
 
 # %% ../nbs/10_robustness.ipynb #0c130a7c
 def _row(fake, p, threshold):
@@ -159,10 +154,9 @@ def plot_robustness(
     if len(tables) > 1: axs.flat[0].legend(fontsize=8)
     return axs
 
-# %% ../nbs/10_robustness.ipynb #c7dc9dd4
+# %% ../nbs/10_robustness.ipynb #b2b3bd9f
 FILTERS = dict(nearest=Image.Resampling.NEAREST, box=Image.Resampling.BOX, bilinear=Image.Resampling.BILINEAR,
     bicubic=Image.Resampling.BICUBIC, lanczos=Image.Resampling.LANCZOS)
-_NAMES = {'fake':'FAKE', 'real':'REAL', 'aiartdata':'FAKE', 'realart':'REAL'} # the last two: Kaggle, cashbowman/ai-generated-images-vs-real-images
 
 def to_size(
     file, # Picture file
@@ -183,18 +177,13 @@ def to_size(
             picture = Image.open(encoded).convert('RGB')
     return np.asarray(picture), kind, resized
 
-# %% ../nbs/10_robustness.ipynb #bf6163ab
+# %% ../nbs/10_robustness.ipynb #56bebc03
 def read_pictures(
     folder, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
     **kwargs, # Passed to `to_size`
 )->tuple: # Table of `label`, `file`, `format`, `resized`, `error`; and uint8 images (n, size, size, 3) of those without an error
     "The labelled pictures in `folder`, all brought to one size"
-    folder = Path(folder).expanduser()
-    if not folder.is_dir(): raise FileNotFoundError(f'The folder {folder} does not exist.')
-    parts = {o: _NAMES[o.name.lower()] for o in sorted(folder.iterdir()) if o.is_dir() and o.name.lower() in _NAMES}
-    files = [(f, label) for part,label in parts.items() for f in sorted(part.rglob('*')) if f.is_file() and not f.name.startswith('.')]
-    if not files: raise ValueError(f'{folder} has no pictures in a folder FAKE or REAL.')
-    rows, images = [], []
+    files, rows, images = labelled_files(folder), [], []
     for file,label in files:
         try: image, kind, resized = to_size(file, **kwargs)
         except (OSError, Image.DecompressionBombError) as e: rows.append(dict(label=label, file=file, format='', resized=False, error=type(e).__name__))

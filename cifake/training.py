@@ -6,10 +6,10 @@ Docs: https://OWNER.github.io/cifake/training.html.md"""
 
 # %% auto #0
 __all__ = ['has_fast_bfloat16', 'CPUBFloat16', 'device_callbacks', 'WhitenFirst', 'ObjectTargets', 'matrices_and_others',
-           'muon_arguments', 'WeightAverage', 'FlipAverage', 'TrainOnWindows', 'SomeCutMix', 'EpochSeed',
+           'muon_arguments', 'WeightAverage', 'FlipAverage', 'TrainOnWindows', 'MultiScale', 'SomeCutMix', 'EpochSeed',
            'ComputeCounter']
 
-# %% ../nbs/05a_training.ipynb #4db5e974
+# %% ../nbs/05a_training.ipynb #928abf83
 import random, warnings
 from functools import partial
 import torch
@@ -21,6 +21,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
 from timm.optim import Muon
 from timm.utils import ModelEmaV3
+from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 from .augment import random_windows
 from .data import OBJECTS
@@ -179,6 +180,19 @@ class TrainOnWindows(Callback):
         self.side, self.share = side, share
     def before_batch(self):
         if self.learn.pct_train < self.share: self.learn.xb = (random_windows(self.x, self.side),)
+
+# %% ../nbs/05a_training.ipynb #f406805e
+class MultiScale(Callback):
+    "Resize each training batch to a side drawn at random"
+    run_valid = False
+    def __init__(self,
+        change:float=0.5, # Largest change: sides go from side/(1 + change) to side*(1 + change)
+    ):
+        self.change = change
+    def before_batch(self):
+        power = 2*torch.rand(()).item() - 1
+        side = max(1, round(self.x.shape[-1]*(1 + self.change)**power))
+        if side != self.x.shape[-1]: self.learn.xb = (interpolate(self.x, (side, side), mode='bilinear', antialias=True),)
 
 # %% ../nbs/05a_training.ipynb #e482662e
 class SomeCutMix(CutMix):
