@@ -1,5 +1,6 @@
 "Loaders, training and inference side by side in one run: fastai's way, ours, and a bare PyTorch loop; written to nbs/results/speed.json"
 import json, os, tempfile, time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from fastcore.script import call_parse
@@ -50,21 +51,25 @@ def loaders_alone(bs, seconds, repeats):
     return dict(decoding_seconds=times[0], mapping_seconds=times[1], images_per_second=rates, all_measurements=every,
                 memory_over_from_folder=round(rates[MEMORY]/rates[FOLDER], 1), memory_over_cifake=round(rates[MEMORY]/rates[CIFAKE], 1))
 
+def _step_rate(nets, bs, name, steps=10):
+    "Images a second of forward and backward of one of `nets`"
+    import torch
+    from cifake.training import has_fast_bfloat16
+    images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    start = time.perf_counter()
+    for _ in range(steps):
+        with torch.autocast('cpu', torch.bfloat16, enabled=has_fast_bfloat16()): output = nets[name](images)
+        output.float().logsumexp(1).mean().backward()
+    return steps*bs/(time.perf_counter() - start)
+
 def gradients(bs, repeats):
     "Images a second of forward and backward of our network, with gradients of weights from rows of images and with PyTorch's own"
     import torch
     from cifake.models import CifakeNet, Conv3x3
-    from cifake.training import has_fast_bfloat16
     nets = {o: CifakeNet().to(memory_format=torch.channels_last) for o in ('rows of images', 'PyTorch alone')}
     for layer in list(nets['PyTorch alone'].modules()):
         if isinstance(layer, Conv3x3): layer.__class__ = torch.nn.Conv2d
-    images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    def measure(name, steps=10):
-        start = time.perf_counter()
-        for _ in range(steps):
-            with torch.autocast('cpu', torch.bfloat16, enabled=has_fast_bfloat16()): output = nets[name](images)
-            output.float().logsumexp(1).mean().backward()
-        return steps*bs/(time.perf_counter() - start)
+    measure = partial(_step_rate, nets, bs)
     for name in nets: measure(name, 2)
     rates, every = _medians(measure, nets, repeats)
     ratios = [a/b for a,b in zip(*every.values())] # turn by turn, for the machine's speed changes
@@ -74,17 +79,10 @@ def compiled(bs, repeats):
     "Images a second of forward and backward of our network as it is and through `torch.compile`, and what starting to compile costs"
     import torch
     from cifake.models import CifakeNet
-    from cifake.training import has_fast_bfloat16
     net = CifakeNet().to(memory_format=torch.channels_last)
     torch.compiler.config.force_disable_caches = True # as on a machine that has never compiled it
     ways = {'as it is': net, 'torch.compile': torch.compile(net)}
-    images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    def measure(name, steps=10):
-        start = time.perf_counter()
-        for _ in range(steps):
-            with torch.autocast('cpu', torch.bfloat16, enabled=has_fast_bfloat16()): output = ways[name](images)
-            output.float().logsumexp(1).mean().backward()
-        return steps*bs/(time.perf_counter() - start)
+    measure = partial(_step_rate, ways, bs)
     starts = {name: bs/measure(name, 1) for name in ways}
     rates, every = _medians(measure, ways, repeats)
     ratio = median(b/a for a,b in zip(*every.values())) # turn by turn, for the machine's speed changes
