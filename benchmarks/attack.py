@@ -1,0 +1,25 @@
+"Train with attacks on several shares of the images, judge each on corrupted validation images, and write nbs/results/attack.json"
+import json, tempfile
+from pathlib import Path
+from fastcore.script import call_parse
+from record import RESULTS, circumstances, save
+
+@call_parse
+def main(
+    shares:str='0 0.25', # Values of the recipe's field `attack`, separated by spaces; those there already are kept
+    recipe:str='quick', # Name of the recipe
+    seed:int=42, # Seed of each training
+):
+    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. The test is not opened"
+    about = circumstances()
+    from cifake.learner import history, train_learner
+    from cifake.robustness import robustness_table
+    file = RESULTS/'attack.json'
+    values = json.loads(file.read_text()) if file.exists() else {}
+    for share in shares.split():
+        with tempfile.TemporaryDirectory() as work:
+            learn = train_learner(recipe=recipe, seed=seed, attack=float(share), out=Path(work)/'run')
+            table = robustness_table(learn, split='valid', names=['JPEG', 'blur', 'blur by Pillow', 'noise', 'resize'])
+            values[f'{recipe} {share}'] = dict(**about, recipe=recipe, attack=float(share), seed=seed, seconds=round(history(learn).seconds.sum(), 1),
+                threshold=learn.report.threshold, validation=json.loads(table.to_json(orient='records', double_precision=6)))
+            save('attack', values)
