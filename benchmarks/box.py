@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 from fastcore.script import call_parse
-from record import RESULTS
+from record import RESULTS, circumstances
 
 BOX = Path(__file__).parent.parent/'cifake'/'pretrained'
 USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against images of Stable Diffusion 1.4 (FAKE), all of 32x32 pixels and '
@@ -18,15 +18,23 @@ def _scores(learn, split):
     with learn.removed_cbs(learn.calibrated): scores['before calibration'] = of(evaluate(learn, split=split))
     return scores
 
+def _against(learn, other):
+    "McNemar's exact test against the network `other` of the box, on the validation images of both"
+    from cifake.evaluate import evaluate, mcnemar
+    from cifake.learner import load_pretrained
+    return dict(network=other, **mcnemar(*(evaluate(o, split='valid', resamples=0) for o in (learn, load_pretrained(other, path=learn.dls.path)))))
+
 @call_parse
 def main(
     name:str, # Name of the network, such as `fast`
     seed:int, # Seed of the run
     recipe:str=None, # Recipe of the run; without it, the network's name
+    against:str=None, # A network of the box that was trained with the same seed, to be compared with on validation
     out:str='.', # Folder of the run, which `benchmarks/train.py --out` left
 ):
     "Weights are rounded to float16 first, and the rounded ones are calibrated and measured: validation, then the sealed test of the run's dataset"
     from dataclasses import asdict
+    about = circumstances()
     from cifake.evaluate import calibrate
     from cifake.learner import load_run
     from safetensors.torch import save
@@ -44,9 +52,11 @@ def main(
         trained=dict(data='CIFAKE, train/ without its validation part', targets='pairs of label and object' if card['recipe'].get('objects') else 'labels', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
                      **{k: result[k] for k in ('command', 'commit', 'date', 'machine')}, minutes=round(result['whole_seconds']/60, 1),
                      pflop=card['training_pflop'], versions=card['versions']),
-        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), intended_use=USE, licence='Apache-2.0')
+        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), measured=about, intended_use=USE, licence='Apache-2.0')
+    if against: values['mcnemar_on_validation'] = _against(learn, against)
     BOX.mkdir(exist_ok=True)
     (BOX/f'{name}.safetensors').write_bytes(save({k: v.contiguous() for k,v in state.items()}, metadata=dict(format='pt')))
     (BOX/f'{name}.json').write_text(json.dumps(values, indent=1) + '\n')
     print(f'cifake/pretrained/{name}.safetensors: {(BOX/f"{name}.safetensors").stat().st_size/1e6:.2f} MB')
     for part in ('validation', 'test'): print(part, {k: v['accuracy'] for k,v in values['scores'][part].items()})
+    if against: print('against', values['mcnemar_on_validation'])

@@ -79,12 +79,12 @@ class _Attack(RandTransform):
         changed[chosen] = self.change(x[chosen].as_subclass(torch.Tensor), strength).clamp(0, 1).as_subclass(type(x))
         return changed
 
-# %% ../nbs/03_augment.ipynb #2f19dd50
+# %% ../nbs/03_augment.ipynb #29a4a1cc
 class RandomBlur(_Attack):
     "Gaussian blur"
     order,lowest,highest = 20,0.1,3.
     def __init__(self,
-        low:float=0.1, # Smallest standard deviation, in pixels
+        low:float=0.1, # Smallest standard deviation, in pixels; at least 0.1
         high:float=1.2, # Largest standard deviation, in pixels; at most 3
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
@@ -94,7 +94,7 @@ class RandomResample(_Attack):
     "Shrink and enlarge again, both bilinear and without aliasing"
     order,lowest,highest = 21,0.1,1.
     def __init__(self,
-        low:float=0.5, # Smallest scale in between
+        low:float=0.5, # Smallest scale in between, at least 0.1
         high:float=0.95, # Largest scale in between, at most 1
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
@@ -102,13 +102,13 @@ class RandomResample(_Attack):
         side = list(x.shape[-2:])
         return vision.resize(vision.resize(x, [max(1, round(o*scale)) for o in side], antialias=True), side, antialias=True)
 
-# %% ../nbs/03_augment.ipynb #b3d26a5c
+# %% ../nbs/03_augment.ipynb #7987e18a
 class RandomNoise(_Attack):
     "Gaussian noise, for each channel of each pixel by itself"
     order,lowest,highest = 22,0.,0.5
     def __init__(self,
-        low:float=0.01, # Smallest standard deviation, for pixels in [0, 1]
-        high:float=0.1, # Largest standard deviation, for pixels in [0, 1]
+        low:float=0.01, # Smallest standard deviation, for pixels in [0, 1]; at least 0
+        high:float=0.1, # Largest standard deviation, for pixels in [0, 1]; at most 0.5
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
     def change(self, x, sigma): return x + sigma*torch.randn_like(x)

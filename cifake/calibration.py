@@ -8,14 +8,15 @@ Docs: https://OWNER.github.io/cifake/calibration.html.md"""
 __all__ = ['CRITERIA', 'apply_temperature', 'fit_temperature', 'choose_threshold', 'unsure_band', 'Calibration',
            'find_calibration', 'Calibrated']
 
-# %% ../nbs/05c_calibration.ipynb #5061d3b5
+# %% ../nbs/05c_calibration.ipynb #2e0df28d
 import json
 from dataclasses import asdict, dataclass
-import numpy as np
+import numpy as np, pandas as pd
 from fastai.callback.core import Callback
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import fisher_exact
+from .metrics import _checked, wilson
 
 # %% ../nbs/05c_calibration.ipynb #d4a8229b
 def apply_temperature(
@@ -35,34 +36,36 @@ def fit_temperature(
     surprise = lambda t: np.logaddexp(0, -signed/np.exp(t)).mean()
     return float(np.exp(minimize_scalar(surprise, bounds=(-3, 3), method='bounded', options=dict(xatol=1e-6)).x))
 
-# %% ../nbs/05c_calibration.ipynb #0b937fe5
+# %% ../nbs/05c_calibration.ipynb #cf7dfcc0
 CRITERIA = dict(accuracy='the most right verdicts', equal_errors='the same share of FAKE and of REAL is called wrongly', youden="the largest sum of both recalls (Youden's J)",
     false_positives='the largest recall of FAKE with at most `budget` of REAL called FAKE')
 
 def _validation(predictions):
     "Labels and `p_fake` of a validation report, or of a table"
-    if getattr(predictions, 'split', 'valid') != 'valid':
-        raise ValueError(f'This report is on `{predictions.split}`: thresholds and temperatures are chosen on validation, with `split="valid"`.')
+    split = 'valid' if isinstance(predictions, pd.DataFrame) else getattr(predictions, 'split', 'valid')
+    if split != 'valid':
+        raise ValueError(f'This report is on `{split}`: thresholds and temperatures are chosen on validation, with `split="valid"`.')
     table = getattr(predictions, 'predictions', predictions)
     if table is None: raise ValueError('This report was read from a file and holds no predictions: make it anew with `evaluate`.')
     fake = (table.label == 'FAKE').to_numpy()
     if fake.all() or not fake.any(): raise ValueError(f'All {len(fake)} images are {table.label.iloc[0]}: there is nothing to choose a threshold or temperature by.')
-    return fake, table.p_fake.to_numpy(dtype=float)
+    return _checked(fake, table.p_fake)
 
 def _rates_by_threshold(fake, p_fake):
-    "Thresholds between neighbouring values of `p_fake`, falling, and the shares of FAKE and of REAL that each calls FAKE"
+    "Thresholds between neighbouring values of `p_fake`, falling, and the shares of FAKE and of REAL that each calls FAKE; the first calls nothing FAKE, if there is such a threshold"
     order = np.argsort(-p_fake, kind='stable')
     p, ends = p_fake[order], np.flatnonzero(np.diff(-p_fake[order], append=1.))
     caught, alarms = (np.r_[0, o[order].cumsum()[ends]]/o.sum() for o in (fake, ~fake))
-    return np.r_[1., (p[ends] + np.r_[p[ends[1:]], 0.])/2], caught, alarms
+    rows = np.r_[1., (p[ends] + np.r_[p[ends[1:]], 0.])/2], caught, alarms
+    return tuple(o[1:] for o in rows) if p[0] == 1 else rows # an image at 1 is called FAKE by every threshold
 
-# %% ../nbs/05c_calibration.ipynb #7b3007c6
+# %% ../nbs/05c_calibration.ipynb #53fad899
 def choose_threshold(
     predictions, # Validation `Report`, or a table with `label` and `p_fake`
     criterion:str='equal_errors', # Name in `CRITERIA`
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE, in [0, 1)
 )->float: # `p_fake` at or above it is called FAKE
-    "A threshold by a named criterion"
+    "A threshold by a named criterion; `ValueError` for a report on the test, for a single label, and for a budget that no threshold keeps"
     if criterion not in CRITERIA: raise ValueError(f'`criterion` is {criterion!r}: it is one of {", ".join(CRITERIA)}.')
     if not 0 <= budget < 1: raise ValueError(f'`budget` is {budget}: give a share of REAL in [0, 1).')
     fake, p_fake = _validation(predictions)
@@ -70,31 +73,32 @@ def choose_threshold(
     if criterion == 'equal_errors': return float(thresholds[np.abs(1 - caught - alarms).argmin()])
     if criterion == 'accuracy': return float(thresholds[(caught*fake.sum() - alarms*(~fake).sum()).argmax()])
     if criterion == 'youden': return float(thresholds[(caught - alarms).argmax()])
-    last = np.flatnonzero(alarms <= budget)[-1]
-    if not caught[last]: raise ValueError(f'No threshold calls at most {budget:.2%} of REAL FAKE and still finds FAKE on these {len(fake):,} images: allow more.')
-    return float(thresholds[last])
+    kept = np.flatnonzero((alarms <= budget) & (caught > 0))
+    if not len(kept): raise ValueError(f'No threshold calls at most {budget:.2%} of REAL FAKE and still finds FAKE on these {len(fake):,} images: allow more.')
+    return float(thresholds[kept[-1]])
 
-# %% ../nbs/05c_calibration.ipynb #da9ee5a6
+# %% ../nbs/05c_calibration.ipynb #d8fed52d
 def unsure_band(
     predictions, # Validation `Report`, or a table with `label` and `p_fake`
     threshold:float, # `p_fake` at or above it is called FAKE
     error:float, # Share of the verdicts FAKE, and of the verdicts REAL, that may be wrong, in (0, 1)
 )->tuple: # From and to: `p_fake` in between, the lower end included, is unsure
-    "The narrowest band around `threshold` outside of which verdicts are wrong at most as often as `error`"
+    "The narrowest band around `threshold` outside of which the share of wrong verdicts lies under `error` with its 95% interval; `ValueError` where there is none"
     if not 0 < error < 1: raise ValueError(f'`error` is {error}: give a share in (0, 1).')
     fake, p_fake = _validation(predictions)
     thresholds, caught, alarms = _rates_by_threshold(fake, p_fake)
     right, wrong = caught*fake.sum(), alarms*(~fake).sum() # called FAKE at each threshold
     missed, cleared = fake.sum() - right, (~fake).sum() - wrong
-    above = [t for t,a,b in zip(thresholds, right, wrong) if t >= threshold and a+b and b <= error*(a+b)]
-    below = [t for t,a,b in zip(thresholds, missed, cleared) if t <= threshold and a+b and a <= error*(a+b)]
+    few = lambda errors, verdicts: wilson(errors, verdicts)[1] <= error # never so for no verdicts at all
+    above = [t for t,a,b in zip(thresholds, right, wrong) if t >= threshold and few(b, a+b)]
+    below = [t for t,a,b in zip(thresholds, missed, cleared) if t <= threshold and few(a, a+b)]
     called = p_fake >= threshold
-    if (~fake)[called].sum() <= error*called.sum(): above.append(threshold)
-    if fake[~called].sum() <= error*(~called).sum(): below.append(threshold)
-    if not above or not below: raise ValueError(f'No band lets through so few errors as {error:.2%} on these {len(fake):,} images: allow more.')
+    if few((~fake)[called].sum(), called.sum()): above.append(threshold)
+    if few(fake[~called].sum(), (~called).sum()): below.append(threshold)
+    if not above or not below: raise ValueError(f'{len(fake):,} images cannot promise that so few verdicts as {error:.2%} are wrong, wherever the band is drawn: allow more.')
     return float(max(below)), float(min(above))
 
-# %% ../nbs/05c_calibration.ipynb #eed56e10
+# %% ../nbs/05c_calibration.ipynb #874cf563
 @dataclass(frozen=True)
 class Calibration:
     "How `p_fake` is scaled, and what follows from it"
@@ -102,17 +106,29 @@ class Calibration:
     threshold: float = 0.5 # Scaled `p_fake` at or above it is called FAKE
     unsure: tuple = (0.5, 0.5) # Scaled `p_fake` from the first to below the second gets no verdict
     criterion: str = '' # By what the threshold was chosen
-    error: float = None # Share of wrong verdicts that the band lets through
+    error: float = None # Share of wrong verdicts that the band may let through
     images: int = 0 # Validation images that it was found on
-    def p_fake(self, p): return apply_temperature(p, self.temperature)
-    def verdicts(self, p):
-        "FAKE, REAL or UNSURE for each scaled `p_fake`"
+    def p_fake(self,
+        p:np.ndarray, # (n,) probabilities of FAKE before scaling, in [0, 1]
+    )->np.ndarray: # (n,) scaled
+        "Scaled probabilities"
+        return apply_temperature(p, self.temperature)
+    def verdicts(self,
+        p:np.ndarray, # (n,) scaled probabilities of FAKE, in [0, 1]
+    )->np.ndarray: # (n,) of FAKE, REAL or UNSURE
+        "What is said of each image"
         p = np.asarray(p)
         certain = np.where(p >= self.threshold, 'FAKE', 'REAL')
         return np.where((p >= self.unsure[0]) & (p < self.unsure[1]), 'UNSURE', certain)
-    def to_json(self): return json.dumps(asdict(self), indent=1)
+    def to_json(self):
+        "As a JSON object"
+        return json.dumps(asdict(self), indent=1)
     @classmethod
-    def from_json(cls, text): return cls(**{k: tuple(v) if k == 'unsure' else v for k,v in json.loads(text).items()})
+    def from_json(cls,
+        text:str, # What `to_json` gave
+    ):
+        "The calibration in the JSON `text`"
+        return cls(**{k: tuple(v) if k == 'unsure' else v for k,v in json.loads(text).items()})
 
 def _lopsided(fake, p_fake, level=0.05):
     "Whether FAKE and REAL are called wrongly at 0.5 in shares that chance does not explain"

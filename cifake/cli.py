@@ -117,27 +117,69 @@ def cifake_train(
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
-# %% ../nbs/16_cli.ipynb #b1cf67d9
+# %% ../nbs/16_cli.ipynb #ff498ac2
+def _detector(name, path, split):
+    "The learner of the run in the folder `name`, or of the box"
+    from cifake.data import find_cifake
+    from cifake.learner import BOX, load_pretrained, load_run
+    if Path(name).is_dir(): return load_run(name, path, data=path is None or split == 'valid')
+    if not (BOX/f'{name}.json').is_file(): raise FileNotFoundError(f'There is no folder {name} of a run, and no network of that name comes with the package.')
+    return load_pretrained(name, path=find_cifake(path))
+
+def _column(values):
+    import pandas as pd
+    return pd.Series(values).astype(object).to_frame('')
+
+def _corruptions(learn, path, split, threshold):
+    from cifake.robustness import robustness_table
+    return robustness_table(learn, path, split, threshold=threshold).assign(level=lambda o: o.level.map('{:g}'.format).replace('nan', '')).set_index(['corruption', 'level']).round(4)
+
+def _sources(learn, path, sources, threshold, quality):
+    from cifake.data import find_cifake, labelled_files
+    from cifake.robustness import cross_dataset_table
+    folder = Path(sources).expanduser()
+    try: labelled_files(folder)
+    except ValueError: folders = {o.name: o for o in sorted(folder.iterdir()) if o.is_dir()} # a folder of folders
+    else: folders = {folder.name: folder}
+    if not folders: raise ValueError(f'{folder} holds neither pictures in FAKE and REAL, nor folders with such pictures.')
+    return cross_dataset_table(learn, folders, find_cifake(path or learn.dls.path)/'test', threshold=threshold, quality=quality).T
+
 @command(examples="""
       cifake-evaluate runs/quick-20261122-101500          measure it on the test of the data it was trained on
       cifake-evaluate RUN --path DIR --save report.json   measure it on another copy, and keep the report
       cifake-evaluate RUN --html report.html              tables and figures on one page
-      cifake-evaluate RUN --split valid                   repeat the validation report""")
+      cifake-evaluate RUN --split valid                   repeat the validation report
+      cifake-evaluate robust --corruptions                a network that comes with the package, under JPEG, blur, noise, ...
+      cifake-evaluate RUN --against OTHER --sources DIR   beside another run, and on pictures from elsewhere""")
 def cifake_evaluate(
-    run:str, # Folder that cifake-train left, finished or interrupted
+    run:str, # Folder that cifake-train left, finished or interrupted, or the name of a network that comes with the package
     path:str=None, # Folder or zip of the dataset; without it, the one the run was trained on
     split:str='test', # `test` or `valid`
     threshold:float=None, # p_fake at or above it is called FAKE; without it, the run's own, chosen on validation
-    save:str=None, # Also write the report, with all predictions, to this JSON file
+    corruptions:bool=False, # Also measure it under JPEG, blur, noise, resizing and more, which takes minutes
+    sources:str=None, # Also measure it on pictures from elsewhere: a folder with FAKE and REAL, or a folder of such folders; FAKE alone is paired with REAL of the test
+    quality:int=None, # Encode pictures from elsewhere anew as JPEG of this quality, 1 to 100
+    against:str=None, # Another run, or a network that comes with the package, measured on the same images
+    save:str=None, # Also write the report, with all predictions, to this JSON file, and further tables beside it as CSV
     html:str=None, # Also write one page with tables and figures to this file
 ):
     """Measure a trained detector on the sealed test.
 
     All measures with 95% intervals, on the official test and on the test without the files that also
-    stand in train; right verdicts for each object and label."""
-    from cifake.evaluate import evaluate
-    from cifake.learner import load_run
-    report = evaluate(load_run(run, path), path if split == 'test' else None, split, threshold)
+    stand in train; right verdicts for each object and label. On request: accuracy under corruptions,
+    at its own threshold and at the best one; recalls on pictures from elsewhere; McNemar's exact test
+    against another detector."""
+    from cifake.evaluate import evaluate, mcnemar
+    own = path if split == 'test' else None
+    learn = _detector(run, path, split)
+    report, tables = evaluate(learn, own, split, threshold), {}
+    if against: tables['against'] = (f'McNemar, {Path(run).name} against {Path(against).name}', _column(mcnemar(report, evaluate(_detector(against, path or learn.dls.path, split), own, split))))
+    if corruptions: tables['corruptions'] = 'under corruptions', _corruptions(learn, own, split, threshold)
+    if sources: tables['sources'] = 'pictures from elsewhere', _sources(learn, own, sources, threshold, quality)
     print(f'{report}\n\nright verdicts by object and label\n{report.by_object().to_string()}')
-    if save: Path(save).write_text(report.to_json(predictions=True))
-    if html: Path(html).write_text(report.to_html(f'{Path(run).name}, {split}'))
+    if report.clean: print(f'\nthe same without leaked files\n{report.clean.by_object().to_string()}')
+    for title,table in tables.values(): print(f'\n{title}\n{table.to_string()}')
+    if save:
+        Path(save).write_text(report.to_json(predictions=True))
+        for name,(_,table) in tables.items(): table.to_csv(Path(save).with_suffix(f'.{name}.csv'))
+    if html: Path(html).write_text(report.to_html(f'{Path(run).name}, {split}', dict(tables.values())))

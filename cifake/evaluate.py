@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/evaluate.html.md"""
 __all__ = ['DEMO_NOTE', 'Report', 'report_of', 'plot_counts', 'plot_reliability', 'calibration_of', 'evaluate', 'calibrate',
            'mcnemar', 'compare', 'choose_threshold']
 
-# %% ../nbs/06_evaluate.ipynb #9cce1c33
+# %% ../nbs/06_evaluate.ipynb #982e6822
 import base64, html, io, json, os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,8 +18,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 from .calibration import Calibrated, Calibration, choose_threshold, find_calibration
 from .data import LABELS, find_cifake, is_demo, read_items
-from .loaders import as_items
-from .metrics import MEASURES, RATES, bootstrap, measures, wilson
+from .loaders import Item, as_items
+from .metrics import MEASURES, RATES, _checked, bootstrap, measures, wilson
 
 # %% ../nbs/06_evaluate.ipynb #4bd8180d
 @dataclass
@@ -76,13 +76,15 @@ def _measure(table, threshold, band, resamples):
     if band is not None: values.update(band=tuple(band), unsure=int((~sure).sum()), wrong_when_sure=float((called != fake)[sure].mean()) if sure.any() else np.nan)
     return {**values, **{k: float(v[0]) for k,v in measures(fake, p, threshold).items()}, 'groups': _groups(table, called == fake)}
 
-# %% ../nbs/06_evaluate.ipynb #4eddc00b
+# %% ../nbs/06_evaluate.ipynb #b1cb255b
+def _check_threshold(threshold):
+    if threshold is not None and not 0 <= threshold <= 1: raise ValueError(f'`threshold` is {threshold}: give a number from 0 to 1.')
+
 def _check(predictions, threshold):
     "Refuse what cannot be measured"
-    if not 0 <= threshold <= 1: raise ValueError(f'`threshold` is {threshold}: give a number from 0 to 1.')
+    _check_threshold(threshold)
     if not len(predictions): raise ValueError('There are no predictions to report on.')
-    bad = predictions[~predictions.p_fake.between(0, 1)]
-    if len(bad): raise ValueError(f'`p_fake` has to lie in [0, 1] for every image: it does not for {len(bad)} of {len(predictions)}, the first is {bad.p_fake.iloc[0]}.')
+    _checked(predictions.label == 'FAKE', predictions.p_fake)
     if not predictions.label.isin(LABELS).all(): raise ValueError(f'`label` has to be one of {LABELS} for every image.')
 
 def _caveats(predictions):
@@ -105,11 +107,11 @@ def report_of(
     clean = None
     if 'leaked' in predictions and not predictions.leaked.all():
         rest = predictions[~predictions.leaked]
-        clean = Report(split, **_measure(rest, threshold, band, resamples), note=' '.join(_caveats(rest)))
+        clean = Report(split, **_measure(rest, threshold, band, resamples), predictions=rest, note=' '.join(_caveats(rest)))
     note = ' '.join([*([note] if note else []), *_caveats(predictions)])
     return Report(split, **_measure(predictions, threshold, band, resamples), clean=clean, predictions=predictions, note=note, **kwargs)
 
-# %% ../nbs/06_evaluate.ipynb #011740f0
+# %% ../nbs/06_evaluate.ipynb #b1fb1905
 _SHARES = {*RATES, 'balanced_accuracy', 'tpr_at_fpr_1pct', 'tpr_at_fpr_01pct'} # shown in per cent
 _TITLES = dict(recall='recall of FAKE', recall_real='recall of REAL', f1='F1 of FAKE', f1_macro='F1, mean of both', auc='AUC',
     tpr_at_fpr_1pct='recall of FAKE at 1% false alarms', tpr_at_fpr_01pct='recall of FAKE at 0.1% false alarms', brier='Brier score', ece='calibration error (ECE)')
@@ -121,9 +123,17 @@ def _cell(report, name):
     shown = '{:.2%}' if name in _SHARES else '{:.4f}'
     return shown.format(value) + ('' if np.isnan(ends[0]) else ' ({0} to {0})'.format(shown).format(*ends))
 
-def _frame(self):
-    "Measures by row; the official set and, where known, the set without leaked files by column"
-    columns = {self.split: self, **({f'{self.split} without leaks': self.clean} if self.clean else {})}
+def _columns(report): return {report.split: report, **({f'{report.split} without leaks': report.clean} if report.clean else {})}
+
+def _to_frame(self):
+    "Measures and counts by row; `value`, `low` and `high` (95%) by column, for the official set and, where known, for the set without leaked files"
+    names = [*MEASURES, 'n', 'tp', 'fn', 'fp', 'tn', 'threshold', 'unsure', 'wrong_when_sure']
+    of = lambda report: pd.DataFrame({o: (getattr(report, o), *report.intervals.get(o, (np.nan, np.nan))) for o in names}, index=['value', 'low', 'high']).T
+    return pd.concat({k: of(o) for k,o in _columns(self).items()}, axis=1)
+
+def _shown(self):
+    "The same in words, for people"
+    columns = _columns(self)
     rows = {'images': {k: f'{o.n:,}' for k,o in columns.items()}}
     rows |= {_TITLES.get(name, name.replace('_', ' ')): {k: _cell(o, name) for k,o in columns.items()} for name in MEASURES}
     rows |= {'FAKE called REAL': {k: f'{o.fn:,}' for k,o in columns.items()}, 'REAL called FAKE': {k: f'{o.fp:,}' for k,o in columns.items()},
@@ -132,9 +142,13 @@ def _frame(self):
     if self.unreadable: rows['unreadable, left out'] = {k: f'{self.unreadable:,}' for k in columns}
     return pd.DataFrame(rows).T[list(columns)]
 
-Report.to_frame = _frame
-Report._repr_html_ = lambda self: self.to_frame().to_html() + (f'<p>{self.note}</p>' if self.note else '')
-Report.__str__ = lambda self: self.to_frame().to_string() + (f'\n{self.note}' if self.note else '')
+def _notes(self):
+    "What to know of both columns"
+    return ' '.join([*([self.note] if self.note else []), *([f'Without leaks: {self.clean.note}'] if self.clean and self.clean.note else [])])
+
+Report.to_frame = _to_frame
+Report._repr_html_ = lambda self: _shown(self).to_html() + (f'<p>{_notes(self)}</p>' if _notes(self) else '')
+Report.__str__ = lambda self: _shown(self).to_string() + (f'\n{_notes(self)}' if _notes(self) else '')
 
 # %% ../nbs/06_evaluate.ipynb #bcdac3ca
 def _by_object(self):
@@ -184,7 +198,7 @@ def _from_json(
 
 Report.to_json, Report.from_json = _to_json, staticmethod(_from_json)
 
-# %% ../nbs/06_evaluate.ipynb #16b63f0b
+# %% ../nbs/06_evaluate.ipynb #383dff79
 def plot_counts(
     counts, # Array (k, k): rows are actual labels, columns predicted ones
     vocab:list=LABELS, # Names of rows and columns
@@ -204,12 +218,15 @@ def plot_counts(
         ax.text(j, i, text, ha='center', va='center', color='white' if share > 0.5 else 'black')
     return ax
 
-def _plot_confusion_matrix(self, ax=None, **kwargs):
+def _plot_confusion_matrix(self,
+    ax=None, # Axes to draw on; None makes a figure
+    **kwargs, # Passed to `plot_counts`: `normalize`, `title`
+): # The axes
     "Draw the report's confusion matrix"
     return plot_counts([[self.tp, self.fn], [self.fp, self.tn]], ax=ax, **kwargs)
 Report.plot_confusion_matrix = _plot_confusion_matrix
 
-# %% ../nbs/06_evaluate.ipynb #86482066
+# %% ../nbs/06_evaluate.ipynb #4fbd97fd
 def plot_reliability(
     fake:np.ndarray, # (n,) True for FAKE
     p_fake:np.ndarray, # (n,) probabilities of FAKE, in [0, 1]
@@ -229,7 +246,7 @@ def _plot(self,
     axs=None, # Four axes to draw on; None makes a figure
 ): # The four axes
     "Receiver operating characteristic, precision and recall, reliability, and `p_fake` by label"
-    if self.predictions is None: raise ValueError('This report was read from a file without its predictions: keep them with `to_json(predictions=True)`.')
+    if self.predictions is None: raise ValueError('This report came without its predictions: make it anew with `evaluate`, or keep them with `to_json(predictions=True)`.')
     fake, p = (self.predictions.label == 'FAKE').to_numpy(), self.predictions.p_fake.to_numpy()
     if axs is None: _, axs = plt.subplots(1, 4, figsize=(12,3), layout='constrained')
     if fake.any() and not fake.all():
@@ -249,7 +266,7 @@ def _plot(self,
     return axs
 Report.plot = _plot
 
-# %% ../nbs/06_evaluate.ipynb #3eec2d5b
+# %% ../nbs/06_evaluate.ipynb #c1e0d25d
 _STYLE = ('body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff} '
     'table {border-collapse: collapse; margin: 1rem 0} th, td {padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left} img {max-width: 100%}')
 
@@ -263,35 +280,43 @@ def _image(ax, alt):
 
 def _to_html(self,
     title:str='Report of a detector', # Of the page
+    tables:dict=None, # Title to a further table (DataFrame), for the end of the page
 )->str: # HTML page
     "Tables and figures on one page that needs no other file"
-    parts = [f'<h1>{html.escape(title)}</h1>', f'<p>{html.escape(self.note)}</p>' if self.note else '', self.to_frame().to_html(border=0)]
+    parts = [f'<h1>{html.escape(title)}</h1>', f'<p>{html.escape(_notes(self))}</p>' if _notes(self) else '', _shown(self).to_html(border=0)]
     if self.predictions is not None: parts.append(_image(self.plot()[0], 'Receiver operating characteristic, precision and recall, reliability, histogram by label'))
     parts.append(_image(self.plot_confusion_matrix(), 'Confusion matrix'))
     if self.groups: parts += ['<h2>Right verdicts by object and label</h2>', self.by_object().to_html(border=0)]
+    if self.clean and self.clean.groups: parts += ['<h2>The same without leaked files</h2>', self.clean.by_object().to_html(border=0)]
+    for heading,table in (tables or {}).items(): parts += [f'<h2>{html.escape(heading)}</h2>', table.to_html(border=0)]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 Report.to_html = _to_html
 
-# %% ../nbs/06_evaluate.ipynb #037c02f5
+# %% ../nbs/06_evaluate.ipynb #55068b43
 def _p_fake_values(found, n):
-    "`p_fake` from what a detector gave for `n` images: a table with that column, (n,), or (n, 2) with FAKE first"
+    "`p_fake` from what a detector gave for `n` images: a table with that column, (n,), or (n, 2) with FAKE first; `ValueError` for anything that is no probability"
     values = np.asarray(found.p_fake if isinstance(found, pd.DataFrame) else found, dtype=float)
     if values.ndim == 2 and values.shape[1] == 2:
         sums = values.sum(1)
         if np.abs(sums - 1).max(initial=0) > 1e-3: raise ValueError(f'Probabilities of FAKE and REAL have to add up to 1; of the first image that does not they are {values[np.abs(sums-1).argmax()].tolist()}.')
         values = values[:,0]
     if values.shape != (n,): raise ValueError(f'The detector gave {values.shape} values for {n} images.')
-    return values
+    return _checked(np.zeros(n, bool), values)[1]
 
 def _p_fake_of_learner(learn, dl):
     "`p_fake` of the images of `dl`"
+    if not set(LABELS) <= set(learn.dls.vocab): raise ValueError(f'The labels of this learner are {", ".join(map(str, learn.dls.vocab))}: a detector knows FAKE and REAL.')
     with learn.no_bar(), learn.no_logging(): found = learn.get_preds(dl=dl)[0]
     return _p_fake_values(found[:, [list(learn.dls.vocab).index(o) for o in LABELS]].float().cpu(), len(found))
 
+def _has_items(dls): return isinstance(next(iter(getattr(dls.valid, 'items', [])), None), Item)
+
 def _p_fake_of(detector, items):
     "`p_fake` of each of `items`"
-    if hasattr(detector, 'get_preds'): return _p_fake_of_learner(detector, detector.dls.test_dl(items, bs=256))
+    if hasattr(detector, 'get_preds'):
+        ours = _has_items(detector.dls) # any other fastai loader takes files
+        return _p_fake_of_learner(detector, detector.dls.test_dl(items if ours else [o.file for o in items], bs=256))
     return _p_fake_values(getattr(detector, 'predict', detector)([o.file for o in items]), len(items))
 
 def _targets(detector, path, split):
@@ -300,6 +325,7 @@ def _targets(detector, path, split):
         if path is not None: raise ValueError("`split='valid'` is the learner's own validation part: leave `path` out.")
         if not hasattr(detector, 'dls'): raise ValueError("`split='valid'` needs a fastai `Learner`, which knows its validation part.")
         if detector.dls.path is None: raise ValueError('This learner was loaded without images, so it has no validation part: measure it on `test`.')
+        if not _has_items(detector.dls): raise ValueError("`split='valid'` needs loaders of this library, which know the object and the digest of each image: measure this learner on `test`.")
         return detector.dls.valid.items, set(), 0, is_demo(detector.dls.path)
     if split != 'test': raise ValueError(f'`split` is {split!r}: it is `test` or `valid`.')
     own = getattr(getattr(detector, 'dls', None), 'path', None)
@@ -309,7 +335,7 @@ def _targets(detector, path, split):
     if not (test.error == '').any(): raise ValueError(f'{root} has no readable image in test/FAKE or test/REAL: there is nothing to test on.')
     return as_items(test, root), train, int((test.error != '').sum()), is_demo(root)
 
-# %% ../nbs/06_evaluate.ipynb #13c98702
+# %% ../nbs/06_evaluate.ipynb #e09303d0
 DEMO_NOTE = 'This is the demo set: these scores say nothing about CIFAKE.'
 
 def calibration_of(
@@ -325,19 +351,19 @@ def evaluate(
     threshold:float=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     resamples:int=1000, # Of the bootstrap; 0 leaves its intervals out
 )->Report: # Measures with their intervals, official and without leaked files
-    "Measure `detector` on the sealed test"
+    "Measure `detector` on the sealed test; `ValueError` where it gives no probabilities or there is nothing to measure on"
     items, train, unreadable, demo = _targets(detector, path, split)
     own = calibration_of(detector)
-    if threshold is not None and not 0 <= threshold <= 1: raise ValueError(f'`threshold` is {threshold}: give a number from 0 to 1.')
+    _check_threshold(threshold)
     band = own.unsure if threshold is None and own.unsure[0] < own.unsure[1] else None
     table = pd.DataFrame({k: [getattr(o, k) for o in items] for k in ('path', 'label', 'object_class')})
     table = table.assign(p_fake=_p_fake_of(detector, items), leaked=[o.digest in train for o in items])
     if split == 'valid': table = table.drop(columns='leaked')
-    chosen_here = split == 'valid' and threshold is None and own.images > 0
-    note = ' '.join([*([DEMO_NOTE] if demo else []), *(['Temperature and threshold were chosen on these images.'] if chosen_here else [])])
+    chosen = 'Temperature and threshold were chosen on these images.' if threshold is None else 'The temperature was chosen on these images.'
+    note = ' '.join([*([DEMO_NOTE] if demo else []), *([chosen] if split == 'valid' and own.images else [])])
     return report_of(table, split, own.threshold if threshold is None else threshold, band, note, resamples, unreadable=unreadable)
 
-# %% ../nbs/06_evaluate.ipynb #13a6f672
+# %% ../nbs/06_evaluate.ipynb #01abcb27
 _all_ = ['choose_threshold'] # found here as well as where it is made
 
 def calibrate(
@@ -347,8 +373,9 @@ def calibrate(
     error:float=None, # Share of wrong verdicts that may be let through, in (0, 1); the rest is unsure. None: never unsure
 )->Calibration: # Which `learn` now carries
     "Find temperature, threshold and unsure band on validation"
-    if hasattr(learn, 'calibrated'): learn.remove_cb(learn.calibrated)
-    found = find_calibration(evaluate(learn, split='valid', resamples=0), criterion, budget, error)
+    before = getattr(learn, 'calibrated', None) # stays if none is found
+    with learn.removed_cbs(before): found = find_calibration(evaluate(learn, split='valid', resamples=0), criterion, budget, error)
+    learn.remove_cbs(before)
     learn.add_cb(Calibrated(found))
     folder = getattr(learn, 'run_folder', None)
     if folder is not None:

@@ -396,7 +396,7 @@ def train_learner(
     _fit(learn, chosen, run)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #0b72e2e0
+# %% ../nbs/07_learner.ipynb #4bd60e1e
 def _read_run(folder):
     "What the folder of a run says of it"
     for name in ('recipe.json', 'weights.safetensors', 'valid.txt'):
@@ -404,17 +404,27 @@ def _read_run(folder):
             raise FileNotFoundError(f'{folder} has no {name}: it is not the folder of a run, or of one that was stopped before it began.')
     return json.loads((folder/'recipe.json').read_text())
 
+def _blank_dls(size):
+    "Loaders with a grey image for each label and part, for a learner that has no dataset"
+    grey = PILImage.create(np.full((size, size, 3), 128, np.uint8))
+    items = [Item(grey, '', label, 'unknown', split, '') for split in ('train', 'valid') for label in LABELS]
+    dls = cifake_block(size).dataloaders(items, bs=2, val_bs=256, num_workers=0)
+    dls.size, dls.path = size, None
+    return dls
+
 def load_run(
     folder, # Folder that `train_learner` left, finished or interrupted
     path=None, # Folder or zip of the dataset; None uses the one it was trained on
     cbs=None, # Further fastai callbacks
+    data:bool=True, # Make loaders; without them the learner predicts, and `evaluate(learn, path)` measures it, but there is no validation part
 )->Learner: # With the run's best weights and the same validation part
-    "The learner of a finished or interrupted run"
+    "The learner of a finished or interrupted run; `FileNotFoundError` where the folder holds none"
     folder = Path(folder).expanduser()
     card = _read_run(folder)
     recipe, seed = recipe_from_json(json.dumps(card['recipe'])), card['seed']
-    dls, recipe = _loaders(find_cifake(path or card['data']), recipe, seed, card['subset'], valid=(folder/'valid.txt').read_text().split(),
-                           extra=[o for o in card.get('extra', []) if Path(o).is_dir()])
+    if not data: dls = _blank_dls(recipe.size)
+    else: dls, recipe = _loaders(find_cifake(path or card['data']), recipe, seed, card['subset'], valid=(folder/'valid.txt').read_text().split(),
+                                 extra=[o for o in card.get('extra', []) if Path(o).is_dir()])
     if card['stats']: dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
     learn = _learner_of(dls, recipe, seed, card['precision'], cbs, normalize=False)
     load_weights(learn.model, folder/'weights.safetensors')
@@ -449,37 +459,27 @@ def resume_run(
     _fit(learn, recipe_from_json(json.dumps(card['recipe'])), run, checkpoint)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #1a647b9f
+# %% ../nbs/07_learner.ipynb #4403b0f1
 BOX = files('cifake')/'pretrained'
 
-def _box_card(name=None):
+def _box_card(name):
     "The card of the network `name` in the box"
     cards = {o.name[:-5]: json.loads(o.read_text()) for o in BOX.iterdir() if o.name.endswith('.json')} if BOX.is_dir() else {}
     if not cards: raise FileNotFoundError(f'There is no network in {BOX}: this copy of the package is incomplete, install it anew.')
-    if name is None: name = max(cards, key=lambda o: cards[o]['scores']['validation']['as it predicts']['accuracy'])
     if name not in cards: raise ValueError(f'There is no network {name!r} in the box. There are: {", ".join(cards)}.')
     return cards[name]
 
-def _blank_dls(size, stats):
-    "Loaders with a grey image for each label and part, for a learner that has no dataset"
-    grey = PILImage.create(np.full((size, size, 3), 128, np.uint8))
-    items = [Item(grey, '', label, 'unknown', split, '') for split in ('train', 'valid') for label in LABELS]
-    dls = cifake_block(size, batch_tfms=[Normalize.from_stats(*stats)]).dataloaders(items, bs=2, val_bs=256, num_workers=0)
-    dls.size, dls.path = size, None
-    return dls
-
 def load_pretrained(
-    name:str=None, # Name of a network in the box; None takes the one that is most accurate on validation
+    name:str='fast', # Name of a network in the box
     path=None, # Folder or zip of a dataset to make loaders of; None needs no dataset
     precision:str='auto', # Of the forward pass, as in `train_learner`
 )->Learner: # Ready for `predict`, `get_preds` and `evaluate`; `learn.card` says what it is
-    "A network trained on CIFAKE that comes with the package"
+    "A network trained on CIFAKE that comes with the package; `ValueError` for a name that there is not"
     card = _box_card(name)
     recipe = recipe_from_json(json.dumps(card['recipe']))
-    if path is None: dls = _blank_dls(recipe.size, card['stats'])
-    else:
-        dls, _ = _loaders(find_cifake(path), recipe, card['seed'])
-        dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
+    if path is None: dls = _blank_dls(recipe.size)
+    else: dls, _ = _loaders(find_cifake(path), recipe, card['seed'])
+    dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
     learn = _learner_of(dls, recipe, card['seed'], precision, normalize=False)
     with as_file(BOX/card['weights']) as file: state = read_weights(file)
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})

@@ -23,13 +23,13 @@ def wilson(
     centre, half = rate + z*z/(2*n), z*np.sqrt(rate*(1-rate)/n + z*z/(4*n*n))
     return float((centre-half)/(1 + z*z/n)), float((centre+half)/(1 + z*z/n))
 
-# %% ../nbs/05b_metrics.ipynb #820d27c4
+# %% ../nbs/05b_metrics.ipynb #fefe882f
 MEASURES = dict(
     accuracy='share of right verdicts', balanced_accuracy='mean of both recalls', precision='share of FAKE among those called FAKE',
     recall='share of FAKE that is called FAKE', recall_real='share of REAL that is called REAL',
     f1='harmonic mean of precision and recall of FAKE', f1_macro='mean of the F1 of both labels',
     auc='area under the receiver operating characteristic', average_precision='area under precision against recall',
-    tpr_at_fpr_1pct='recall of FAKE where at most 1% of REAL is called FAKE', tpr_at_fpr_01pct='the same at 0.1%',
+    tpr_at_fpr_1pct='recall of FAKE where at most 1% of REAL is called FAKE', tpr_at_fpr_01pct='the same at 0.1%; of fewer than 1,000 REAL images, none',
     log_loss='mean of -log p of the true label, in nats', brier='mean square of p_fake - (1 for FAKE, 0 for REAL)',
     ece='expected calibration error: mean gap between confidence and accuracy over 15 bins of confidence')
 RATES = ['accuracy', 'precision', 'recall', 'recall_real'] # shares of a number of images, which Wilson's interval is for
@@ -56,17 +56,31 @@ def _of_ranks(fake, real):
     return dict(auc=area, average_precision=np.where(both, _ratio((fake*precision).sum(1), positives), np.nan),
         tpr_at_fpr_1pct=caught(0.01), tpr_at_fpr_01pct=caught(0.001))
 
-# %% ../nbs/05b_metrics.ipynb #5befd175
+# %% ../nbs/05b_metrics.ipynb #868d5926
+def _bins(p, bins=15):
+    "Confidence of each image and the bin it falls in; bins are closed above"
+    confidence = np.maximum(p, 1-p)
+    return confidence, np.minimum(np.ceil(confidence*bins).astype(int) - 1, bins - 1)
+
 def _of_probabilities(fake, p, weights, bins=15):
     "Measures of `p_fake` as a probability; `weights` (k, n)"
     total, inside = weights.sum(1), np.clip(p, np.finfo(float).eps, 1 - np.finfo(float).eps)
-    confidence, right = np.maximum(p, 1-p), (p >= 0.5) == fake
-    place = np.minimum(np.ceil(confidence*bins).astype(int) - 1, bins - 1) # bins are closed above
+    confidence, place = _bins(p, bins)
+    right = (p >= 0.5) == fake
     gaps = np.zeros((len(p), bins))
     gaps[np.arange(len(p)), place] = right - confidence
     each = np.stack([-np.log(np.where(fake, inside, 1-inside)), (p - fake)**2], 1)
     log_loss, brier = (weights @ each / total[:,None]).T
     return dict(log_loss=log_loss, brier=brier, ece=np.abs(weights @ gaps).sum(1)/total)
+
+def _checked(fake, p_fake):
+    "`fake` as booleans and `p_fake` as floats"
+    fake, p = np.asarray(fake), np.asarray(p_fake, dtype=float)
+    if not np.isin(fake, (0, 1)).all(): raise ValueError('Labels have to be true for FAKE and false for REAL, or 1 and 0.')
+    if fake.shape != p.shape or not len(p): raise ValueError(f'There are {len(fake)} labels and {len(p)} probabilities: give one of each for every image, and at least one image.')
+    bad = ~((p >= 0) & (p <= 1))
+    if bad.any(): raise ValueError(f'`p_fake` has to lie in [0, 1] for every image: it does not for {bad.sum()} of {len(p)}, the first is {p[bad][0]}.')
+    return fake.astype(bool), p
 
 def measures(
     fake:np.ndarray, # (n,) True for FAKE
@@ -74,9 +88,10 @@ def measures(
     threshold:float=0.5, # `p_fake` at or above it is called FAKE
     weights:np.ndarray=None, # (k, n) weight of each image in each of k resamples; None weighs all alike
 )->dict: # Name in `MEASURES` to array (k,), of one value without `weights`; NaN where a label is missing
-    "Every measure of predictions"
-    order = np.argsort(-p_fake, kind='stable')
-    fake, p = np.asarray(fake)[order], np.asarray(p_fake, dtype=float)[order]
+    "Every measure of predictions; `ValueError` for labels that are not true or false, and for probabilities outside of [0, 1]"
+    fake, p = _checked(fake, p_fake)
+    order = np.argsort(-p, kind='stable')
+    fake, p = fake[order], p[order]
     weights = np.ones((1, len(p))) if weights is None else weights[:,order].astype(float)
     starts = np.flatnonzero(np.r_[True, p[1:] != p[:-1]])
     groups = [np.add.reduceat(weights*o, starts, axis=1) for o in (fake, ~fake)]
@@ -85,7 +100,7 @@ def measures(
     found = {**_of_verdicts(tp, fn, fp, tn), **_of_ranks(*groups), **_of_probabilities(fake, p, weights)}
     return {name: found[name] for name in MEASURES}
 
-# %% ../nbs/05b_metrics.ipynb #2104a149
+# %% ../nbs/05b_metrics.ipynb #79b8bf16
 def _draws(fake, k, rng):
     "How often each image is drawn in each of `k` resamples, (k, n)"
     counts = np.zeros((k, len(fake)))
@@ -93,6 +108,14 @@ def _draws(fake, k, rng):
         n = len(chosen)
         if n: counts[:,chosen] = np.bincount((rng.integers(0, n, (k, n)) + n*np.arange(k)[:,None]).ravel(), minlength=k*n).reshape(k, n)
     return counts
+
+def _ece_interval(p, value, low, high, rng, confidence):
+    "From the percentile interval of a calibration error to one that holds"
+    sure, place = _bins(p)
+    noise = np.sqrt(np.bincount(place, sure*(1-sure))) # of the number of right verdicts in each bin, if every `p` is right
+    by_chance = np.abs(rng.normal(size=(10_000, len(noise)))*noise).sum(1)/len(p)
+    plausible = value <= np.quantile(by_chance, (1+confidence)/2)
+    return 0. if plausible else max(0., float(2*value - high)), max(float(value), float(2*value - low))
 
 def bootstrap(
     fake:np.ndarray, # (n,) True for FAKE
@@ -102,9 +125,12 @@ def bootstrap(
     confidence:float=0.95, # Coverage of the intervals, in (0, 1)
     seed:int=0, # Of the draws
 )->dict: # Name in `MEASURES` to lower and upper end; NaN where undefined
-    "Percentile intervals of every measure, by a bootstrap within each label"
-    rng, fake, found, chunk = np.random.default_rng(seed), np.asarray(fake), [], max(1, 1_000_000//len(fake))
+    "Percentile intervals of every measure, by a bootstrap within each label; for `ece`, a basic interval"
+    if resamples < 1: raise ValueError(f'`resamples` is {resamples}: draw at least once.')
+    fake, p_fake = _checked(fake, p_fake)
+    rng, found, chunk = np.random.default_rng(seed), [], max(1, 1_000_000//len(fake))
     for done in range(0, resamples, chunk):
         found.append(measures(fake, p_fake, threshold, _draws(fake, min(chunk, resamples - done), rng)))
     ends = 100*np.array([(1-confidence)/2, (1+confidence)/2])
-    return {k: tuple(map(float, np.percentile(np.concatenate([o[k] for o in found]), ends))) for k in MEASURES}
+    intervals = {k: tuple(map(float, np.percentile(np.concatenate([o[k] for o in found]), ends))) for k in MEASURES}
+    return {**intervals, 'ece': _ece_interval(p_fake, measures(fake, p_fake, threshold)['ece'][0], *intervals['ece'], rng, confidence)}

@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/robustness.html.md"""
 __all__ = ['CORRUPTIONS', 'FILTERS', 'Corruption', 'corrupt', 'p_fake_of_images', 'robustness_table', 'plot_robustness',
            'to_size', 'read_pictures', 'cross_dataset_table']
 
-# %% ../nbs/10_robustness.ipynb #8ed1d895
+# %% ../nbs/10_robustness.ipynb #74990c9d
 import io
 from dataclasses import dataclass
 from typing import Callable
@@ -18,10 +18,10 @@ from fastai.vision.core import TensorImage
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms.v2 import functional as vision
 from .calibration import choose_threshold
-from .data import find_cifake, labelled_files, read_items
-from .evaluate import _p_fake_of_learner, _p_fake_values, calibration_of
-from .loaders import ImageStore, as_items
-from .metrics import measures, wilson
+from .data import find_cifake, labelled_files
+from .evaluate import _check_threshold, _p_fake_of_learner, _p_fake_values, _targets, calibration_of
+from .loaders import ImageStore
+from .metrics import bootstrap, measures, wilson
 
 # %% ../nbs/10_robustness.ipynb #bfc6e961
 def _float(change):
@@ -68,17 +68,18 @@ CORRUPTIONS = {
     'contrast': Corruption(_float(vision.adjust_contrast), (0.9, 1.1, 0.7, 1.3), 'factor', 0, 10),
     'messenger': Corruption(_messenger, (90, 75, 60, 40), 'quality of JPEG, after a resize to 0.75 and back', 1, 100)}
 
-# %% ../nbs/10_robustness.ipynb #50d9d892
+# %% ../nbs/10_robustness.ipynb #dbe0d398
 def corrupt(
     images:torch.Tensor, # uint8 (n, 3, h, w)
     name:str, # In `CORRUPTIONS`
     level:float, # What it means is its corruption's `unit`
     seed:int=0, # Of what is random
 )->torch.Tensor: # uint8 (n, 3, h, w)
-    "Pictures after the corruption `name`"
+    "Pictures after the corruption `name`; `ValueError` for a name or a level that there is not"
     if name not in CORRUPTIONS: raise ValueError(f'There is no corruption {name!r}: there are {", ".join(CORRUPTIONS)}.')
     kind = CORRUPTIONS[name]
     if not kind.low <= level <= kind.high: raise ValueError(f'The level of {name!r} is {level}: it has to lie in [{kind.low}, {kind.high}] ({kind.unit}).')
+    if kind.unit.startswith('quality') and level != int(level): raise ValueError(f'The level of {name!r} is {level}: qualities of JPEG are whole numbers.')
     if images.dtype != torch.uint8: raise ValueError(f'Pictures are {images.dtype} here: give 8-bit values, torch.uint8.')
     return kind.change(images, level, seed)
 
@@ -99,14 +100,23 @@ def p_fake_of_images(
     if not hasattr(detector, 'get_preds'): return _p_fake_values(getattr(detector, 'predict', detector)(arrays), len(images))
     return _p_fake_of_learner(detector, _Batches(detector, images) if arrays is None else detector.dls.test_dl(arrays, bs=64))
 
-# %% ../nbs/10_robustness.ipynb #0c130a7c
+# %% ../nbs/10_robustness.ipynb #939eb360
+def _recalls(fake, p, threshold):
+    "Recalls of FAKE and REAL with their 95% intervals"
+    right, values = (p >= threshold) == fake, {}
+    for key,of in (('recall', fake), ('recall_real', ~fake)):
+        values[key] = right[of].mean() if of.any() else np.nan
+        values[f'{key}_low'], values[f'{key}_high'] = wilson(int(right[of].sum()), int(of.sum()))
+    return values
+
 def _row(fake, p, threshold):
-    "Measures at `threshold`, and the best accuracy at any"
-    found, table = measures(fake, p, threshold), pd.DataFrame(dict(label=np.where(fake, 'FAKE', 'REAL'), p_fake=p))
-    best = choose_threshold(table, 'accuracy')
+    "Measures at `threshold`, and at the threshold of the best accuracy"
+    found, both = measures(fake, p, threshold), fake.any() and not fake.all()
     low, high = wilson(round(found['accuracy'][0]*len(p)), len(p))
-    return dict(images=len(p), accuracy=found['accuracy'][0], low=low, high=high, recall=found['recall'][0], recall_real=found['recall_real'][0],
-        auc=found['auc'][0], best_accuracy=measures(fake, p, best)['accuracy'][0], best_threshold=best)
+    best = choose_threshold(pd.DataFrame(dict(label=np.where(fake, 'FAKE', 'REAL'), p_fake=p)), 'accuracy') if both else np.nan
+    at_best = measures(fake, p, best) if both else {}
+    return dict(images=len(p), accuracy=found['accuracy'][0], accuracy_low=low, accuracy_high=high, **_recalls(fake, p, threshold), auc=found['auc'][0],
+        best_threshold=best, **{f'best_{o}': at_best.get(o, [np.nan])[0] for o in ('accuracy', 'recall', 'recall_real')})
 
 def robustness_table(
     learn, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
@@ -115,15 +125,16 @@ def robustness_table(
     names=None, # Some of `CORRUPTIONS`; None takes all
     threshold:float=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     seed:int=0, # Of what is random
-)->pd.DataFrame: # A row for each `corruption` and `level`, the first for clean pictures: `images`, `accuracy` with `low` and `high` (95%), `recall`, `recall_real`, `auc`, `best_accuracy`, `best_threshold`
-    "How `learn` falls under corruptions"
-    if split not in ('test', 'valid'): raise ValueError(f'`split` is {split!r}: it is `test` or `valid`.')
+    size:int=None, # Side of the square that pictures of several sizes are brought to first, in pixels; None takes them as they are
+)->pd.DataFrame: # A row for each `corruption` and `level`, the first for clean pictures: `images`; `accuracy`, `recall` and `recall_real`, each with `_low` and `_high` (95%); `auc`; `best_threshold`, and `best_accuracy`, `best_recall`, `best_recall_real` there
+    "How `learn` falls under corruptions; `ValueError` for a corruption that there is not, and where there is nothing to measure on"
+    _check_threshold(threshold)
     names = list(CORRUPTIONS) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [o for o in names if o not in CORRUPTIONS]
     if unknown: raise ValueError(f'There is no corruption {unknown[0]!r}: there are {", ".join(CORRUPTIONS)}.')
-    root = find_cifake(learn.dls.path if path is None else path)
-    items = learn.dls.valid.items if split == 'valid' else as_items(read_items(root).query('split == "test"'), root)
-    store, fake = ImageStore(root), np.array([o.label == 'FAKE' for o in items])
+    items = _targets(learn, path, split)[0]
+    root = find_cifake(getattr(getattr(learn, 'dls', None), 'path', None) if path is None else path)
+    store, fake = ImageStore(root, size), np.array([o.label == 'FAKE' for o in items])
     images, threshold = store.images[store.rows(items)], calibration_of(learn).threshold if threshold is None else threshold
     rows = [dict(corruption='none', level=np.nan, **_row(fake, p_fake_of_images(learn, images), threshold))]
     for name in names:
@@ -154,9 +165,16 @@ def plot_robustness(
     if len(tables) > 1: axs.flat[0].legend(fontsize=8)
     return axs
 
-# %% ../nbs/10_robustness.ipynb #b2b3bd9f
+# %% ../nbs/10_robustness.ipynb #05749891
 FILTERS = dict(nearest=Image.Resampling.NEAREST, box=Image.Resampling.BOX, bilinear=Image.Resampling.BILINEAR,
     bicubic=Image.Resampling.BICUBIC, lanczos=Image.Resampling.LANCZOS)
+
+def _check_way(size=32, filter='bicubic', fit='crop', quality=None):
+    "Refuse a way to the network that there is not"
+    if not isinstance(size, int) or size < 1: raise ValueError(f'`size` is {size}: give a number of pixels.')
+    if filter not in FILTERS: raise ValueError(f'`filter` is {filter!r}: it is one of {", ".join(FILTERS)}.')
+    if fit not in ('crop', 'squeeze'): raise ValueError(f'`fit` is {fit!r}: it is `crop` or `squeeze`.')
+    if quality is not None and (not isinstance(quality, int) or not 1 <= quality <= 100): raise ValueError(f'`quality` is {quality}: give a whole number from 1 to 100.')
 
 def to_size(
     file, # Picture file
@@ -165,9 +183,8 @@ def to_size(
     fit:str='crop', # `crop` to a square in the middle, or `squeeze` into it
     quality:int=None, # Encode as JPEG of this quality afterwards, 1 to 100; None does not
 )->tuple: # Array (size, size, 3) of 8-bit values, name of the file's format, and whether it was resized
-    "A picture on its way to the network"
-    if filter not in FILTERS: raise ValueError(f'`filter` is {filter!r}: it is one of {", ".join(FILTERS)}.')
-    if fit not in ('crop', 'squeeze'): raise ValueError(f'`fit` is {fit!r}: it is `crop` or `squeeze`.')
+    "A picture on its way to the network; `OSError` and others of Pillow where `file` is none"
+    _check_way(size, filter, fit, quality)
     with Image.open(file) as opened: picture, kind = ImageOps.exif_transpose(opened).convert('RGB'), opened.format
     resized = picture.size != (size, size)
     if resized: picture = ImageOps.fit(picture, (size, size), FILTERS[filter]) if fit == 'crop' else picture.resize((size, size), FILTERS[filter])
@@ -177,23 +194,24 @@ def to_size(
             picture = Image.open(encoded).convert('RGB')
     return np.asarray(picture), kind, resized
 
-# %% ../nbs/10_robustness.ipynb #56bebc03
+# %% ../nbs/10_robustness.ipynb #c81e2d30
 def read_pictures(
     folder, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
     **kwargs, # Passed to `to_size`
 )->tuple: # Table of `label`, `file`, `format`, `resized`, `error`; and uint8 images (n, size, size, 3) of those without an error
-    "The labelled pictures in `folder`, all brought to one size"
+    "The labelled pictures in `folder`, all brought to one size; `ValueError` where there are none"
+    _check_way(**kwargs)
     files, rows, images = labelled_files(folder), [], []
     for file,label in files:
         try: image, kind, resized = to_size(file, **kwargs)
-        except (OSError, Image.DecompressionBombError) as e: rows.append(dict(label=label, file=file, format='', resized=False, error=type(e).__name__))
+        except Exception as e: rows.append(dict(label=label, file=file, format='', resized=False, error=type(e).__name__)) # damaged files raise what they like
         else:
             rows.append(dict(label=label, file=file, format=kind, resized=resized, error=''))
             images.append(torch.from_numpy(image.copy()))
     if not images: raise ValueError(f'None of the {len(files)} files in {folder} is a picture that can be read.')
     return pd.DataFrame(rows), torch.stack(images)
 
-# %% ../nbs/10_robustness.ipynb #e16c8606
+# %% ../nbs/10_robustness.ipynb #a6c746c9
 def _paired(folder, real, quality, **kwargs):
     "Labels, images and the number of unreadable files of `folder`, with REAL from `real` where it has none"
     table, images = read_pictures(folder, quality=quality, **kwargs)
@@ -202,10 +220,10 @@ def _paired(folder, real, quality, **kwargs):
         keep = (other.label == 'REAL').to_numpy()
         table, images = pd.concat([table, other[keep]], ignore_index=True), torch.cat([images, more[torch.from_numpy(keep[(other.error == '').to_numpy()])]])
     fine = table[table.error == '']
-    formats = {label: set(part.format) for label,part in fine.groupby('label')}
-    if quality is None and len(formats) == 2 and formats['FAKE'] != formats['REAL']:
-        raise ValueError(f'In {folder}, FAKE comes as {", ".join(sorted(formats["FAKE"]))} and REAL as {", ".join(sorted(formats["REAL"]))}, and the format must not '
-                         'be the answer: pass `quality=75` to encode all of them anew.')
+    mix = pd.crosstab(fine.label, fine.format, normalize='index')
+    if quality is None and len(mix) == 2 and (mix.loc['FAKE'] - mix.loc['REAL']).abs().max() > 0.05:
+        said = {label: ', '.join(f'{share:.0%} {name}' for name,share in mix.loc[label].items() if share) for label in mix.index}
+        raise ValueError(f'In {folder}, FAKE comes as {said["FAKE"]} and REAL as {said["REAL"]}, and the format must not be the answer: pass `quality=75` to encode all of them anew.')
     return fine, images, len(table) - len(fine)
 
 def cross_dataset_table(
@@ -217,17 +235,19 @@ def cross_dataset_table(
     filter:str='bicubic', # For pictures of another size: a name in `FILTERS`
     fit:str='crop', # `crop` to a square in the middle, or `squeeze` into it
     quality:int=None, # Encode every picture anew as JPEG of this quality; None does not
-)->pd.DataFrame: # A row for each folder: `fake`, `real`, `unreadable`, `recall` and `recall_real` with their 95% intervals, `auc`, `equal_errors_at`, and the shares that were resized
-    "How `detector` does on pictures from elsewhere"
+)->pd.DataFrame: # A row for each folder: `fake`, `real`, `unreadable`; `recall`, `recall_real` and `auc`, each with `_low` and `_high` (95%); `equal_errors_at` beside the `threshold`; the shares that were resized, `on_the_way` and a `note`
+    "How `detector` does on pictures from elsewhere; `ValueError` for a folder without pictures, and for labels in different formats"
+    _check_threshold(threshold)
     size = size or getattr(getattr(detector, 'dls', None), 'size', None) or 32
     threshold, rows = calibration_of(detector).threshold if threshold is None else threshold, {}
     for name,folder in folders.items():
         table, images, unreadable = _paired(folder, real, quality, size=size, filter=filter, fit=fit)
         fake, p = (table.label == 'FAKE').to_numpy(), p_fake_of_images(detector, images)
-        found, row = measures(fake, p, threshold), dict(fake=int(fake.sum()), real=int((~fake).sum()), unreadable=unreadable)
-        for key,of in (('recall', fake), ('recall_real', ~fake)):
-            row[key], (row[f'{key}_low'], row[f'{key}_high']) = found[key][0], wilson(int(((p >= threshold) == fake)[of].sum()), int(of.sum()))
-        both = fake.any() and not fake.all()
-        row |= dict(auc=found['auc'][0], equal_errors_at=choose_threshold(table.assign(p_fake=p)) if both else np.nan, threshold=threshold)
-        rows[name] = row | {f'{k.lower()}_resized': table.resized[table.label == k].mean() for k in ('FAKE', 'REAL')}
+        both, resized = fake.any() and not fake.all(), {k: table.resized[table.label == k].mean() for k in ('FAKE', 'REAL')}
+        auc_low, auc_high = bootstrap(fake, p, threshold, 200)['auc'] if both else (np.nan, np.nan)
+        uneven = both and abs(resized['FAKE'] - resized['REAL']) > 0.05
+        rows[name] = dict(fake=int(fake.sum()), real=int((~fake).sum()), unreadable=unreadable, **_recalls(fake, p, threshold), auc=measures(fake, p)['auc'][0],
+            auc_low=auc_low, auc_high=auc_high, equal_errors_at=choose_threshold(table.assign(p_fake=p)) if both else np.nan, threshold=threshold,
+            fake_resized=resized['FAKE'], real_resized=resized['REAL'], on_the_way=f'{size} px, {filter}, {fit}' + (f', JPEG {quality}' if quality else ''),
+            note='Resizing alone may tell the labels apart: not as many of FAKE as of REAL were resized.' if uneven else '')
     return pd.DataFrame(rows).T.infer_objects()
