@@ -459,7 +459,7 @@ def resume_run(
     _fit(learn, recipe_from_json(json.dumps(card['recipe'])), run, checkpoint)
     return _finish(learn, run)
 
-# %% ../nbs/07_learner.ipynb #4403b0f1
+# %% ../nbs/07_learner.ipynb #de8fc0d9
 BOX = files('cifake')/'pretrained'
 
 def _box_card(name):
@@ -470,7 +470,7 @@ def _box_card(name):
     return cards[name]
 
 def load_pretrained(
-    name:str='fast', # Name of a network in the box
+    name:str='robust', # Name of a network in the box
     path=None, # Folder or zip of a dataset to make loaders of; None needs no dataset
     precision:str='auto', # Of the forward pass, as in `train_learner`
 )->Learner: # Ready for `predict`, `get_preds` and `evaluate`; `learn.card` says what it is
