@@ -22,6 +22,7 @@ def main(
     sources:str='others', # Folder of folders with pictures from elsewhere, each with FAKE and REAL, or FAKE alone; where it lies is not kept
     recipe:str='quick', # Name of the recipe; objects are left out, since those of the pictures are unknown
     seed:int=42, # Seed of each training
+    subset:float=0.3, # Share of CIFAKE's training images
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. The validation part chooses thresholds; the test is opened last"
     about = circumstances()
@@ -34,9 +35,9 @@ def main(
         ways = {'as it is': {}, 'with half of the pictures from elsewhere': dict(extra=[Path(work)/'train'/o for o in names]), 'at several sizes': dict(multi_scale=0.5)}
         found = {}
         for way,arguments in ways.items():
-            learn = train_learner(recipe=recipe, seed=seed, objects=False, out=Path(work)/way, **arguments)
+            learn = train_learner(recipe=recipe, seed=seed, subset=subset, objects=False, out=Path(work)/way, **arguments)
             held = {o: Path(work)/'test'/o for o in names}
             found[way] = dict(training_images=len(learn.dls.train_ds), validation=learn.report.accuracy, test=evaluate(learn, resamples=0).accuracy,
                 sources=_rows(cross_dataset_table(learn, held, real=find_cifake()/'test')),
-                corruptions=_rows(robustness_table(learn, names=['resize', 'crop', 'JPEG', 'blur'])))
-            save('extra', dict(**about, recipe=recipe, seed=seed, ways=found))
+                corruptions=_rows(robustness_table(learn, names=['resize', 'crop'])))
+            save('extra', dict(**about, recipe=recipe, seed=seed, subset=subset, ways=found))

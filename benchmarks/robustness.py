@@ -8,7 +8,7 @@ def _rows(table): return json.loads(table.reset_index().to_json(orient='records'
 
 @call_parse
 def main(
-    name:str='fast', # Name of the network, as in `load_pretrained`
+    name:str='robust', # Name of the network, as in `load_pretrained`
     sources:str=None, # Folder of folders with pictures from elsewhere, each with FAKE and REAL, or FAKE alone; where it lies is not kept
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. FAKE alone is paired with REAL of CIFAKE's test"

@@ -211,20 +211,20 @@ def read_pictures(
     if not images: raise ValueError(f'None of the {len(files)} files in {folder} is a picture that can be read.')
     return pd.DataFrame(rows), torch.stack(images)
 
-# %% ../nbs/10_robustness.ipynb #a6c746c9
-def _paired(folder, real, quality, **kwargs):
-    "Labels, images and the number of unreadable files of `folder`, with REAL from `real` where it has none"
-    table, images = read_pictures(folder, quality=quality, **kwargs)
-    if real is not None and 'REAL' not in set(table.label):
-        other, more = read_pictures(real, quality=quality, **kwargs)
-        keep = (other.label == 'REAL').to_numpy()
-        table, images = pd.concat([table, other[keep]], ignore_index=True), torch.cat([images, more[torch.from_numpy(keep[(other.error == '').to_numpy()])]])
+# %% ../nbs/10_robustness.ipynb #f9b316bc
+def _scored(detector, folder, only=None, **way):
+    "Table of the readable pictures in `folder` with their `p_fake`, of the label `only`, and the number of unreadable ones"
+    table, images = read_pictures(folder, **way)
     fine = table[table.error == '']
+    keep = np.ones(len(fine), bool) if only is None else (fine.label == only).to_numpy()
+    return fine[keep].assign(p_fake=p_fake_of_images(detector, images[torch.from_numpy(keep)])), len(table) - len(fine)
+
+def _check_formats(folder, fine, quality):
+    "Refuse labels that come in different mixes of file formats"
     mix = pd.crosstab(fine.label, fine.format, normalize='index')
     if quality is None and len(mix) == 2 and (mix.loc['FAKE'] - mix.loc['REAL']).abs().max() > 0.05:
         said = {label: ', '.join(f'{share:.0%} {name}' for name,share in mix.loc[label].items() if share) for label in mix.index}
         raise ValueError(f'In {folder}, FAKE comes as {said["FAKE"]} and REAL as {said["REAL"]}, and the format must not be the answer: pass `quality=75` to encode all of them anew.')
-    return fine, images, len(table) - len(fine)
 
 def cross_dataset_table(
     detector, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
@@ -240,14 +240,19 @@ def cross_dataset_table(
     _check_threshold(threshold)
     size = size or getattr(getattr(detector, 'dls', None), 'size', None) or 32
     threshold, rows = calibration_of(detector).threshold if threshold is None else threshold, {}
+    way, beside = dict(size=size, filter=filter, fit=fit, quality=quality), None
     for name,folder in folders.items():
-        table, images, unreadable = _paired(folder, real, quality, size=size, filter=filter, fit=fit)
-        fake, p = (table.label == 'FAKE').to_numpy(), p_fake_of_images(detector, images)
+        table, unreadable = _scored(detector, folder, **way)
+        if real is not None and 'REAL' not in set(table.label):
+            if beside is None: beside = _scored(detector, real, 'REAL', **way)[0] # once for all folders
+            table = pd.concat([table, beside], ignore_index=True)
+        _check_formats(folder, table, quality)
+        fake, p = (table.label == 'FAKE').to_numpy(), table.p_fake.to_numpy()
         both, resized = fake.any() and not fake.all(), {k: table.resized[table.label == k].mean() for k in ('FAKE', 'REAL')}
         auc_low, auc_high = bootstrap(fake, p, threshold, 200)['auc'] if both else (np.nan, np.nan)
         uneven = both and abs(resized['FAKE'] - resized['REAL']) > 0.05
         rows[name] = dict(fake=int(fake.sum()), real=int((~fake).sum()), unreadable=unreadable, **_recalls(fake, p, threshold), auc=measures(fake, p)['auc'][0],
-            auc_low=auc_low, auc_high=auc_high, equal_errors_at=choose_threshold(table.assign(p_fake=p)) if both else np.nan, threshold=threshold,
+            auc_low=auc_low, auc_high=auc_high, equal_errors_at=choose_threshold(table) if both else np.nan, threshold=threshold,
             fake_resized=resized['FAKE'], real_resized=resized['REAL'], on_the_way=f'{size} px, {filter}, {fit}' + (f', JPEG {quality}' if quality else ''),
             note='Resizing alone may tell the labels apart: not as many of FAKE as of REAL were resized.' if uneven else '')
     return pd.DataFrame(rows).T.infer_objects()
