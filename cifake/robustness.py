@@ -211,13 +211,13 @@ def read_pictures(
     if not images: raise ValueError(f'None of the {len(files)} files in {folder} is a picture that can be read.')
     return pd.DataFrame(rows), torch.stack(images)
 
-# %% ../nbs/10_robustness.ipynb #f9b316bc
+# %% ../nbs/10_robustness.ipynb #e504784a
 def _scored(detector, folder, only=None, **way):
     "Table of the readable pictures in `folder` with their `p_fake`, of the label `only`, and the number of unreadable ones"
     table, images = read_pictures(folder, **way)
     fine = table[table.error == '']
     keep = np.ones(len(fine), bool) if only is None else (fine.label == only).to_numpy()
-    return fine[keep].assign(p_fake=p_fake_of_images(detector, images[torch.from_numpy(keep)])), len(table) - len(fine)
+    return fine[keep].assign(p_fake=p_fake_of_images(detector, images[torch.tensor(keep)])), len(table) - len(fine)
 
 def _check_formats(folder, fine, quality):
     "Refuse labels that come in different mixes of file formats"
