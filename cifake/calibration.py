@@ -98,7 +98,7 @@ def unsure_band(
     if not above or not below: raise ValueError(f'{len(fake):,} images cannot promise that so few verdicts as {error:.2%} are wrong, wherever the band is drawn: allow more.')
     return float(max(below)), float(min(above))
 
-# %% ../nbs/05c_calibration.ipynb #874cf563
+# %% ../nbs/05c_calibration.ipynb #86736b7f
 @dataclass(frozen=True)
 class Calibration:
     "How `p_fake` is scaled, and what follows from it"
@@ -130,6 +130,7 @@ class Calibration:
         "The calibration in the JSON `text`"
         return cls(**{k: tuple(v) if k == 'unsure' else v for k,v in json.loads(text).items()})
 
+# %% ../nbs/05c_calibration.ipynb #014ffc57
 def _lopsided(fake, p_fake, level=0.05):
     "Whether FAKE and REAL are called wrongly at 0.5 in shares that chance does not explain"
     wrong = (p_fake >= 0.5) != fake

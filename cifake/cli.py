@@ -117,7 +117,7 @@ def cifake_train(
     axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
-# %% ../nbs/16_cli.ipynb #ff498ac2
+# %% ../nbs/16_cli.ipynb #05badbe3
 def _detector(name, path, split):
     "The learner of the run in the folder `name`, or of the box"
     from cifake.data import find_cifake
@@ -144,6 +144,7 @@ def _sources(learn, path, sources, threshold, quality):
     if not folders: raise ValueError(f'{folder} holds neither pictures in FAKE and REAL, nor folders with such pictures.')
     return cross_dataset_table(learn, folders, find_cifake(path or learn.dls.path)/'test', threshold=threshold, quality=quality).T
 
+# %% ../nbs/16_cli.ipynb #f6df8285
 @command(examples="""
       cifake-evaluate runs/quick-20261122-101500          measure it on the test of the data it was trained on
       cifake-evaluate RUN --path DIR --save report.json   measure it on another copy, and keep the report

@@ -211,7 +211,7 @@ def read_pictures(
     if not images: raise ValueError(f'None of the {len(files)} files in {folder} is a picture that can be read.')
     return pd.DataFrame(rows), torch.stack(images)
 
-# %% ../nbs/10_robustness.ipynb #e504784a
+# %% ../nbs/10_robustness.ipynb #a86b664b
 def _scored(detector, folder, only=None, **way):
     "Table of the readable pictures in `folder` with their `p_fake`, of the label `only`, and the number of unreadable ones"
     table, images = read_pictures(folder, **way)
@@ -226,6 +226,7 @@ def _check_formats(folder, fine, quality):
         said = {label: ', '.join(f'{share:.0%} {name}' for name,share in mix.loc[label].items() if share) for label in mix.index}
         raise ValueError(f'In {folder}, FAKE comes as {said["FAKE"]} and REAL as {said["REAL"]}, and the format must not be the answer: pass `quality=75` to encode all of them anew.')
 
+# %% ../nbs/10_robustness.ipynb #a2e16995
 def cross_dataset_table(
     detector, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
     folders:dict, # Name to a folder with `FAKE` and `REAL`, or with FAKE alone
