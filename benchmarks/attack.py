@@ -2,11 +2,11 @@
 import json, tempfile
 from pathlib import Path
 from fastcore.script import call_parse
-from record import RESULTS, circumstances, save
+from record import RESULTS, circumstances, rows_of, save
 
 @call_parse
 def main(
-    shares:str='0 0.25', # Values of the recipe's field `attack`, separated by spaces; those there already are kept
+    shares:str='0 0.25', # Values of the recipe's field `attack`, separated by spaces; results for others are kept
     recipe:str='quick', # Name of the recipe
     seed:int=42, # Seed of each training
 ):
@@ -21,5 +21,5 @@ def main(
             learn = train_learner(recipe=recipe, seed=seed, attack=float(share), out=Path(work)/'run')
             table = robustness_table(learn, split='valid', names=['JPEG', 'blur', 'blur by Pillow', 'noise', 'resize'])
             values[f'{recipe} {share}'] = dict(**about, recipe=recipe, attack=float(share), seed=seed, seconds=round(history(learn).seconds.sum(), 1),
-                threshold=learn.report.threshold, validation=json.loads(table.to_json(orient='records', double_precision=6)))
+                threshold=learn.report.threshold, validation=rows_of(table))
             save('attack', values)

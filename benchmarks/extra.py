@@ -1,12 +1,12 @@
 "Train with pictures from elsewhere and at several sizes, and write what it buys to nbs/results/extra.json"
-import json, os, tempfile
+import os, tempfile
 from pathlib import Path
 from fastcore.script import call_parse
-from record import circumstances, save
+from record import circumstances, rows_of, save, sources_in
 
 def _halves(sources, work):
     "Links to every second picture of each source to train on, and to the others to test on; source by source"
-    folders = {o.parent.name if o.name == 'FAKE' else o.name: o.parent for o in sorted(Path(sources).rglob('FAKE'))}
+    folders = sources_in(sources)
     for name,folder in folders.items():
         for label in ('FAKE', 'REAL'):
             for i,o in enumerate(sorted((folder/label).glob('*'))):
@@ -14,8 +14,6 @@ def _halves(sources, work):
                 target.mkdir(parents=True, exist_ok=True)
                 os.symlink(o.resolve(), target/o.name)
     return list(folders)
-
-def _rows(table): return json.loads(table.reset_index().to_json(orient='records', double_precision=6))
 
 @call_parse
 def main(
@@ -38,6 +36,6 @@ def main(
             learn = train_learner(recipe=recipe, seed=seed, subset=subset, objects=False, out=Path(work)/way, **arguments)
             held = {o: Path(work)/'test'/o for o in names}
             found[way] = dict(training_images=len(learn.dls.train_ds), validation=learn.report.accuracy, test=evaluate(learn, resamples=0).accuracy,
-                sources=_rows(cross_dataset_table(learn, held, real=find_cifake()/'test')),
-                corruptions=_rows(robustness_table(learn, names=['resize', 'crop'])))
+                sources=rows_of(cross_dataset_table(learn, held, real=find_cifake()/'test')),
+                corruptions=rows_of(robustness_table(learn, names=['resize', 'crop'])))
             save('extra', dict(**about, recipe=recipe, seed=seed, subset=subset, ways=found))

@@ -26,6 +26,14 @@ def peak_memory():
     "Largest resident memory so far of this process, and of its largest child, in GB"
     return [round(resource.getrusage(o).ru_maxrss/1e6, 2) for o in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
+def rows_of(table):
+    "The rows of a table of measures, for JSON"
+    return json.loads(table.reset_index().to_json(orient='records', double_precision=6))
+
+def sources_in(folder):
+    "Name and folder of each set of pictures below `folder`: what holds FAKE"
+    return {o.parent.name: o.parent for o in sorted(Path(folder).rglob('FAKE'))}
+
 def save(name, values):
     "Write `values` to `nbs/results/NAME.json`"
     RESULTS.mkdir(exist_ok=True)

@@ -1,10 +1,7 @@
 "Measure a network of the box under corruptions and on pictures from elsewhere, and write nbs/results/robustness.json"
 import json
-from pathlib import Path
 from fastcore.script import call_parse
-from record import RESULTS, circumstances, save
-
-def _rows(table): return json.loads(table.reset_index().to_json(orient='records', double_precision=6))
+from record import RESULTS, circumstances, rows_of, save, sources_in
 
 @call_parse
 def main(
@@ -18,14 +15,14 @@ def main(
     from cifake.robustness import cross_dataset_table, robustness_table
     learn, file = load_pretrained(name, path=find_cifake()), RESULTS/'robustness.json'
     values = json.loads(file.read_text()) if file.exists() else {}
-    found = dict(**about, threshold=learn.calibrated.calibration.threshold, corruptions=_rows(robustness_table(learn)))
+    found = dict(**about, threshold=learn.calibrated.calibration.threshold, corruptions=rows_of(robustness_table(learn)))
     if sources:
-        folders = {o.parent.name if o.name == 'FAKE' else o.name: o.parent for o in sorted(Path(sources).rglob('FAKE'))}
+        folders = sources_in(sources)
         ways = {'as it is': {}, 'JPEG 75': dict(quality=75), 'bilinear, JPEG 75': dict(filter='bilinear', quality=75), 'lanczos, JPEG 75': dict(filter='lanczos', quality=75)}
         found['sources'] = []
         for way,arguments in ways.items():
             for source,folder in folders.items():
-                try: rows = _rows(cross_dataset_table(learn, {source: folder}, real=find_cifake()/'test', **arguments))
+                try: rows = rows_of(cross_dataset_table(learn, {source: folder}, real=find_cifake()/'test', **arguments))
                 except ValueError as e: rows = [dict(index=source, refused=str(e).replace(str(folder), source))]
                 found['sources'] += [dict(way=way, **o) for o in rows]
     values[name] = found
