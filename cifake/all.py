@@ -3,7 +3,7 @@ from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, download
 from cifake.demo import demo_cifake
 from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import RandomBlur, RandomJPEG, RandomNoise, RandomResample, cifake_tfms
-from cifake.models import CifakeNet, LeNet, create_model, list_models, register_model
+from cifake.models import CifakeNet, CifakeViT, LeNet, create_model, list_models, register_model
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
 from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, ObjectTargets, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
 from cifake.metrics import MEASURES, bootstrap, measures, wilson

@@ -77,7 +77,7 @@ def fit_to(
     bs = min(recipe.bs, max(16, n//32))
     return replace(recipe, bs=bs, epochs=max(recipe.epochs, ceil(recipe.min_steps / max(1, n//bs))))
 
-# %% ../nbs/05_recipes.ipynb #dbf2aa8e
+# %% ../nbs/05_recipes.ipynb #8889c106
 _longer = dict(lr=0.01, optimizer='muon', bs=256, wd=0.05, objects=True, shift=2, cutmix=0.5, average=0.998, flip_average=True)
 
 RECIPES = {o.name:o for o in [
@@ -86,6 +86,8 @@ RECIPES = {o.name:o for o in [
     Recipe('fast', 'cifakenet', 'The same network, trained six times as long, with stronger augmentation.', epochs=18, **_longer),
     Recipe('robust', 'cifakenet', '`fast` with attacks on part of the training images, and a third longer, since there is more to learn.',
         epochs=24, attack=0.15, **_longer),
+    Recipe('vit', 'cifakevit', 'A vision transformer with patches of 4 pixels, from random weights, to look at its attention.',
+        epochs=6, **_longer),
     Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', lr=0.003, label_smoothing=0.),
     Recipe('fastai-resnet26d', 'resnet26d', "fastai's own way with ImageNet weights, after a seed project of this library that used "
         '`lr_find` and `fine_tune`. Its number of epochs is not known here; four and early stopping stand in for it.',
