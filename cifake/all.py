@@ -3,6 +3,7 @@ from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, download
 from cifake.demo import demo_cifake
 from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import RandomBlur, RandomJPEG, RandomNoise, RandomResample, cifake_tfms
+from cifake.spectrum import mean_spectrum, plot_spectrum
 from cifake.models import CifakeNet, CifakeViT, LeNet, create_model, list_models, register_model
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
 from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, ObjectTargets, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
@@ -11,6 +12,7 @@ from cifake.calibration import Calibration, choose_threshold, unsure_band
 from cifake.evaluate import Report, calibrate, compare, evaluate, mcnemar
 from cifake.learner import cifake_learner, find_lr, history, load_pretrained, load_run, plot_history, resume_run, train_learner
 from cifake.interpret import CifakeInterpretation
+from cifake.attribution import attention_maps, cam_maps, default_layer, faithfulness, map_layers, map_results, overlap, plot_maps, plot_mean_maps, where
 from cifake.robustness import CORRUPTIONS, corrupt, cross_dataset_table, plot_robustness, robustness_table
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and

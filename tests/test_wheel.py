@@ -39,7 +39,7 @@ def test_networks_in_the_box(dist, scripts, tmp_path):
     with zipfile.ZipFile(next(dist.glob('*.whl'))) as archive:
         sizes = {Path(o.filename).name: o.file_size for o in archive.infolist() if o.filename.startswith('cifake/pretrained/')}
     with tarfile.open(next(dist.glob('*.tar.gz'))) as archive: kept = {Path(n).name for n in archive.getnames() if '/pretrained/' in n}
-    assert set(sizes) == kept and {'fast.json', 'fast.safetensors', 'robust.json', 'robust.safetensors'} <= kept
+    assert set(sizes) == kept and {f'{name}.{kind}' for name in ('fast', 'robust', 'vit') for kind in ('json', 'safetensors')} <= kept
     assert all(size <= 4_000_000 for size in sizes.values())
     code = ('from PIL import Image; from cifake.all import load_pretrained; learn = load_pretrained(); '
             'label, _, p = learn.predict(Image.new("RGB", (32,32), "red")); print(label, float(p.sum()))')
