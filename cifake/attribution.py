@@ -153,12 +153,12 @@ def cam_maps(
             if cam is not None: cam.activations_and_grads.release()
     return np.concatenate(maps)
 
-# %% ../nbs/09_attribution.ipynb #61e88815
+# %% ../nbs/09_attribution.ipynb #bf8c3946
 def plot_maps(
     items, # The images, as given to `cam_maps`
     maps, # Array (n, height, width), or a dictionary of such arrays by name, one row each
     titles:list=None, # A title for each image
-    alpha:float=0.55, # Share of the map in the mixture with the image, in [0, 1]
+    alpha:float=0.55, # Share of the map in the mixture with the image, in [0, 1]; 1 shows the map alone
     axs=None, # Array of axes (1 + number of maps, n); None makes a figure
 ): # Array of axes
     "Images in the first row, each kind of map laid over them below"
@@ -172,7 +172,7 @@ def plot_maps(
             picture = as_picture(item)
             if name in maps and ax is not axs[0,i]: picture = picture.convert('L').convert('RGB').resize(np.shape(maps[name])[:0:-1])
             ax.imshow(picture, interpolation='nearest')
-            if ax is not axs[0,i]: ax.imshow(maps[name][i], cmap='inferno', vmin=0, vmax=1, alpha=alpha)
+            if ax is not axs[0,i]: ax.imshow(maps[name][i], cmap=plt.get_cmap('inferno', 12), vmin=0, vmax=1, alpha=alpha, interpolation='nearest')
             ax.set(xticks=[], yticks=[])
             if i == 0: ax.set_ylabel(name, rotation=0, ha='right', va='center', fontsize=9)
         if titles is not None: axs[0,i].set_title(titles[i], fontsize=8)

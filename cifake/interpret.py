@@ -164,7 +164,7 @@ def errors(self:CifakeInterpretation,
               'least_certain': wrong | True, 'confidently_wrong': wrong}[kind]
     return table.loc[distance[chosen].sort_values(ascending=kind == 'least_certain', kind='stable').index[:k]]
 
-# %% ../nbs/08_interpret.ipynb #b3253178
+# %% ../nbs/08_interpret.ipynb #db180540
 @patch
 def plot_gallery(self:CifakeInterpretation,
     kind:str='confidently_wrong', # As in `errors`
@@ -183,7 +183,7 @@ def plot_gallery(self:CifakeInterpretation,
     self.plot_images(rows.index, axs=axs[0])
     for i,(ax,o) in enumerate(zip(axs[0], rows.itertuples())):
         ax.set_title(f'{ax.get_title()}\n{o.file.name}', fontsize=7, color='black' if o.label == o.called else 'crimson')
-        if found is not None: axs[1,i].imshow(found[i], cmap='inferno', vmin=0, vmax=1)
+        if found is not None: axs[1,i].imshow(found[i], cmap=plt.get_cmap('inferno', 12), vmin=0, vmax=1, interpolation='nearest')
     for ax in axs.flat: ax.axis('off')
     return axs
 

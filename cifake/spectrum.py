@@ -65,7 +65,7 @@ def _effect(fake, real):
     half = t.ppf(0.975, n+m-2)*np.sqrt((n+m)/(n*m) + d*d/(2*(n+m)))
     return dict(effect=d, low=d-half, high=d+half)
 
-# %% ../nbs/03a_spectrum.ipynb #4caa17f2
+# %% ../nbs/03a_spectrum.ipynb #bb0362e8
 def mean_spectrum(
     items, # Images, as in `cam_maps`, all of one size; 8-bit arrays (n, height, width, 3) are quickest
     labels=None, # Label of each image; None takes those of `Item`s, or the name of each file's folder
@@ -91,6 +91,7 @@ def mean_spectrum(
         radial = radial.assign(**_effect(*(rows[labels == o] for o in LABELS)))
     return Spectrum({o: sums[o]/counts[o] for o in sorted(sums)}, radial)
 
+# %% ../nbs/03a_spectrum.ipynb #cec76226
 def plot_spectrum(
     spectrum:Spectrum, # What `mean_spectrum` found, with both labels
     axs=None, # Three axes to draw on; None makes a figure
