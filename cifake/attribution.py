@@ -26,7 +26,7 @@ from .evaluate import _has_items
 from .loaders import Item
 from .spectrum import as_list, as_picture, mean_spectrum # part of this room's names
 
-# %% ../nbs/09_attribution.ipynb #ea4e008a
+# %% ../nbs/09_attribution.ipynb #7f20491b
 @contextmanager
 def looking_at(
     learn, # fastai `Learner`
@@ -36,7 +36,7 @@ def looking_at(
     kept = [(o, {k: getattr(o, k) for k in ('training', 'inplace', 'fused_attn') if k in vars(o)}) for o in modules]
     wanted = [o.requires_grad for o in params]
     try:
-        for o,_ in kept: vars(o).update({k: False for k in _})
+        for o,was in kept: vars(o).update(dict.fromkeys(was, False))
         for o in params: o.requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast('cpu', enabled=False), torch.autocast('cuda', enabled=False):
             yield learn.model
@@ -326,14 +326,14 @@ def curves(
             come.append(_curve(score, empty, x, order, steps))
     return np.concatenate(gone), np.concatenate(come)
 
-# %% ../nbs/09_attribution.ipynb #d8b3dd2f
+# %% ../nbs/09_attribution.ipynb #7d57ef07
 def _area(curve): return (curve[:,1:] + curve[:,:-1]).mean(1)/2
 
 def road(
     learn, # fastai `Learner`
     items, # Images, as in `cam_maps`
     maps:np.ndarray, # (n, height, width), of the size the network is given
-    percentiles:tuple=(20, 40, 60, 80), # Parts of the pixels that are removed, in percent
+    percentiles:tuple=(20, 40, 60, 80), # Of the map's values: pixels above each are removed, and as many of the weakest
     seed:int=0, # Of the noise in the filled holes, and of the order of equal pixels
     bs:int=128, # Images in a batch
 )->np.ndarray: # (n,) in [-0.5, 0.5], higher is better
@@ -372,7 +372,7 @@ def randomised(
     try: yield learn
     finally: learn.model = own
 
-# %% ../nbs/09_attribution.ipynb #70e260b8
+# %% ../nbs/09_attribution.ipynb #5fafcf39
 def _mean_and_error(values): return dict(mean=float(np.mean(values)), error=float(np.std(values, ddof=1)/len(values)**0.5) if len(values) > 1 else np.nan)
 
 def faithfulness(
@@ -380,7 +380,7 @@ def faithfulness(
     items, # Images, as in `cam_maps`
     maps, # Array (n, height, width), function of (learn, items) that gives one, or a dictionary of such by name
     steps:int=16, # Steps of deletion and insertion
-    percentiles:tuple=(20, 40, 60, 80), # Parts that ROAD removes, in percent; empty leaves ROAD out
+    percentiles:tuple=(20, 40, 60, 80), # As in `road`; empty leaves ROAD out
     survives:float=0.5, # Mean rank correlation with maps of the randomised network from which a map counts as surviving
     seed:int=0, # Of the random map and of the randomised network
 )->pd.DataFrame: # A row for each kind and one for `random`: `deletion`, `insertion` (filled by a blurred copy), `deletion_mean`, `insertion_mean` (by the mean), `road`, each with its standard error `_se`, `randomised` (correlation), `survives`
