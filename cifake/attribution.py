@@ -199,14 +199,14 @@ def _rollout(attention, grads, method):
         else: flow = flow + (o*grads[i]).clamp_min(0).mean(1) @ flow
     return flow
 
-# %% ../nbs/09_attribution.ipynb #5435b7ad
+# %% ../nbs/09_attribution.ipynb #8d698f1d
 def attention_maps(
     learn, # fastai `Learner` with a vision transformer of timm
     items, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, or a loader
     method:str='rollout', # `rollout`, `last` or `gradient_rollout`
     label:str=None, # Label whose lead is explained by `gradient_rollout`; None takes the likelier one of each image
     bs:int=128, # Images in a batch
-)->np.ndarray: # (n, height, width) of what the network is given, each map in [0, 1]: 0 its least, 1 its greatest
+)->np.ndarray: # (n, height, width) of what the network is given, in [0, 1]: 0 for the patch with least attention, 1 for that with most, smoothed by enlarging
     "Maps of attention from the class token to patches; `ValueError` for another method or network"
     methods = ('rollout', 'last', 'gradient_rollout')
     if method not in methods: raise ValueError(f'`method` is {method!r}: it is one of {", ".join(methods)}.')
