@@ -6,9 +6,9 @@ Docs: https://OWNER.github.io/cifake/attribution.html.md"""
 
 # %% auto #0
 __all__ = ['CAM_METHODS', 'looking_at', 'map_layers', 'default_layer', 'cam_maps', 'plot_maps', 'attention_maps', 'overlap',
-           'curves', 'road', 'randomised', 'faithfulness', 'where', 'plot_mean_maps', 'map_results']
+           'curves', 'road', 'randomised', 'faithfulness', 'where', 'plot_mean_maps', 'map_results', 'mean_spectrum']
 
-# %% ../nbs/09_attribution.ipynb #f7ca2394
+# %% ../nbs/09_attribution.ipynb #4bced7a0
 import copy, json
 from contextlib import contextmanager
 from importlib.resources import files
@@ -24,7 +24,10 @@ from torchvision.transforms.v2 import functional as vision
 from .data import LABELS
 from .evaluate import _has_items
 from .loaders import Item
-from .spectrum import as_list, as_picture, mean_spectrum # part of this room's names
+from .spectrum import as_list, as_picture, mean_spectrum
+
+# %% ../nbs/09_attribution.ipynb #7fb01eea
+_all_ = ['mean_spectrum'] # a name of this room too
 
 # %% ../nbs/09_attribution.ipynb #7f20491b
 @contextmanager
