@@ -66,19 +66,19 @@ def _lead(learn, label):
         return mine - others
     return lead
 
-# %% ../nbs/09_attribution.ipynb #18166c0f
-def _prefix(model):
-    "Number of tokens before those of patches"
-    return next((o.num_prefix_tokens for o in model.modules() if isinstance(o, VisionTransformer)), 0)
+# %% ../nbs/09_attribution.ipynb #8358370f
+def _transformer(model):
+    "Name and module of the network's vision transformer, or None twice"
+    return next(((name, o) for name,o in model.named_modules() if isinstance(o, VisionTransformer)), (None, None))
 
 def _to_maps(model):
     "Function that brings a layer's output to the shape (n, channels, rows, columns), or gives None"
-    prefix, last = _prefix(model), any(getattr(o, 'output_fmt', '') == 'NHWC' for o in model.modules())
-    transformer = any(isinstance(o, VisionTransformer) for o in model.modules())
+    _,vit = _transformer(model)
+    prefix, last = vit.num_prefix_tokens if vit else 0, any(getattr(o, 'output_fmt', '') == 'NHWC' for o in model.modules())
     def to_maps(x):
         if not torch.is_tensor(x): return None
         if x.ndim == 4: return x.permute(0,3,1,2) if last else x
-        if x.ndim != 3 or not transformer: return None
+        if x.ndim != 3 or not vit: return None
         side = round((x.shape[1] - prefix)**0.5)
         return x[:,prefix:].unflatten(1, (side, side)).permute(0,3,1,2) if side > 0 and side*side == x.shape[1] - prefix else None
     return to_maps
@@ -108,7 +108,7 @@ def map_layers(
         with _hooks([(o, lambda *args, name=name: note(name, *args)) for name,o in model.named_modules()]): model(torch.as_tensor(x).as_subclass(torch.Tensor).to(next(model.parameters()).device))
     return pd.DataFrame(rows, columns='layer kind channels height width block'.split())
 
-# %% ../nbs/09_attribution.ipynb #5e091414
+# %% ../nbs/09_attribution.ipynb #b0adbb38
 def default_layer(
     learn, # fastai `Learner`
     size:int=None, # Side of the images, in pixels; None takes that of the learner's validation images
@@ -117,8 +117,8 @@ def default_layer(
     "The layer at which `cam_maps` looks unless told otherwise; `ValueError` where there is none"
     table = map_layers(learn, size)
     if not len(table): raise ValueError(f'No layer of {type(learn.model).__name__} has positions on the image: there is nothing to draw a map of.')
-    for name,o in learn.model.named_modules():
-        if isinstance(o, VisionTransformer): return f'{name}.' * bool(name) + f'blocks.{len(o.blocks)-1}.norm1'
+    name,vit = _transformer(learn.model)
+    if vit: return f'{name}.blocks.{len(vit.blocks)-1}.norm1'.lstrip('.')
     large = table[(table.height >= least) & (table.width >= least)]
     if not len(large): large = table[table.height == table.height.max()]
     return (large[large.block] if large.block.any() else large).layer.iloc[-1]
@@ -156,7 +156,7 @@ def cam_maps(
             if cam is not None: cam.activations_and_grads.release()
     return np.concatenate(maps)
 
-# %% ../nbs/09_attribution.ipynb #bf8c3946
+# %% ../nbs/09_attribution.ipynb #bd9628f0
 def plot_maps(
     items, # The images, as given to `cam_maps`
     maps, # Array (n, height, width), or a dictionary of such arrays by name, one row each
@@ -171,20 +171,20 @@ def plot_maps(
     if axs is None: _, axs = plt.subplots(1 + len(maps), len(items), figsize=(1.1*len(items) + 0.9, 1.15*(1 + len(maps))), squeeze=False, layout='constrained')
     axs = np.asarray(axs).reshape(1 + len(maps), len(items))
     for i,item in enumerate(items):
-        for ax,name in zip(axs[:,i], ['', *maps]):
-            picture = as_picture(item)
-            if name in maps and ax is not axs[0,i]: picture = picture.convert('L').convert('RGB').resize(np.shape(maps[name])[:0:-1])
-            ax.imshow(picture, interpolation='nearest')
-            if ax is not axs[0,i]: ax.imshow(maps[name][i], cmap=plt.get_cmap('inferno', 12), vmin=0, vmax=1, alpha=alpha, interpolation='nearest')
-            ax.set(xticks=[], yticks=[])
-            if i == 0: ax.set_ylabel(name, rotation=0, ha='right', va='center', fontsize=9)
+        picture = as_picture(item)
+        axs[0,i].imshow(picture, interpolation='nearest')
         if titles is not None: axs[0,i].set_title(titles[i], fontsize=8)
+        for ax,o in zip(axs[1:,i], maps.values()):
+            ax.imshow(picture.convert('L').resize(np.shape(o)[:0:-1]), cmap='gray', interpolation='nearest')
+            ax.imshow(o[i], cmap=plt.get_cmap('inferno', 12), vmin=0, vmax=1, alpha=alpha, interpolation='nearest')
+    for ax in axs.flat: ax.set(xticks=[], yticks=[])
+    for ax,name in zip(axs[1:,0], maps): ax.set_ylabel(name, rotation=0, ha='right', va='center', fontsize=9)
     return axs
 
-# %% ../nbs/09_attribution.ipynb #69874f24
+# %% ../nbs/09_attribution.ipynb #0f5a4248
 def _attention(model, x, lead=None):
     "Attention (n, heads, tokens, tokens) of each block, and its gradients where there is a `lead`"
-    vit = next((o for o in model.modules() if isinstance(o, VisionTransformer)), None)
+    _,vit = _transformer(model)
     if vit is None or not all(hasattr(getattr(o, 'attn', None), 'attn_drop') for o in vit.blocks):
         raise ValueError(f"{type(model[0] if isinstance(model, torch.nn.Sequential) else model).__name__} is not a `VisionTransformer` of timm, whose attention could be read: use `cam_maps`.")
     kept = []
@@ -353,7 +353,7 @@ def road(
             out.append(ROADCombined(list(percentiles))(x, ranks, targets, model))
     return np.concatenate(out)
 
-# %% ../nbs/09_attribution.ipynb #66c334f2
+# %% ../nbs/09_attribution.ipynb #23996c06
 @contextmanager
 def randomised(
     learn, # fastai `Learner`
@@ -361,8 +361,9 @@ def randomised(
     seed:int=0, # Of the shuffling
 ):
     "The learner with a copy of its network whose weights are shuffled; with its own again afterwards"
-    own, model, rng = learn.model, copy.deepcopy(learn.model), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    own, rng = learn.model, torch.Generator().manual_seed(seed)
+    with torch.inference_mode(False), torch.no_grad():
+        model = copy.deepcopy(own)
         for o in model.parameters(): o.copy_(o.flatten()[torch.randperm(o.numel(), generator=rng).to(o.device)].view_as(o))
         x, norms = next(_batches(learn, items, 256)), [o for o in model.modules() if isinstance(o, torch.nn.modules.batchnorm._BatchNorm)]
         for o in norms:
@@ -375,7 +376,7 @@ def randomised(
     try: yield learn
     finally: learn.model = own
 
-# %% ../nbs/09_attribution.ipynb #5fafcf39
+# %% ../nbs/09_attribution.ipynb #077034ca
 def _mean_and_error(values): return dict(mean=float(np.mean(values)), error=float(np.std(values, ddof=1)/len(values)**0.5) if len(values) > 1 else np.nan)
 
 def faithfulness(
@@ -384,9 +385,9 @@ def faithfulness(
     maps, # Array (n, height, width), function of (learn, items) that gives one, or a dictionary of such by name
     steps:int=16, # Steps of deletion and insertion
     percentiles:tuple=(20, 40, 60, 80), # As in `road`; empty leaves ROAD out
-    survives:float=0.5, # Mean rank correlation with maps of the randomised network from which a map counts as surviving
+    survives:float=0.5, # Mean size of the rank correlation with maps of the randomised network above which a map counts as surviving
     seed:int=0, # Of the random map and of the randomised network
-)->pd.DataFrame: # A row for each kind and one for `random`: `deletion`, `insertion` (filled by a blurred copy), `deletion_mean`, `insertion_mean` (by the mean), `road`, each with its standard error `_se`, `randomised` (correlation), `survives`
+)->pd.DataFrame: # A row for each kind and one for `random`: `deletion`, `insertion` (filled by a blurred copy), `deletion_mean`, `insertion_mean` (by the mean), `road`, each with its standard error `_se`, `randomised` (mean size of the correlation, whatever its sign), `survives`
     "How far maps can be believed; `ValueError` for maps of another size or number than the images"
     items = as_list(items)
     maps = dict(maps) if isinstance(maps, dict) else {'maps':maps}
@@ -412,10 +413,10 @@ def _scores(learn, items, maps, steps, percentiles, seed):
     rows = {k: _mean_and_error(o) for k,o in found.items()}
     return {k: o['mean'] for k,o in rows.items()} | {f'{k}_se': o['error'] for k,o in rows.items()}
 
-# %% ../nbs/09_attribution.ipynb #eeef869c
+# %% ../nbs/09_attribution.ipynb #4519cdfa
 def _pixels_of(items, size):
     "8-bit images (n, height, width, 3) of `items`"
-    return np.stack([np.asarray(o if o.size == size else o.resize(size)) for o in (as_picture(i).convert('RGB') for i in items)])
+    return np.stack([np.asarray(o if o.size == size else o.resize(size)) for o in (as_picture(i) for i in items)])
 
 def where(
     items, # The images, as given to `cam_maps`

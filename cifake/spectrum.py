@@ -65,7 +65,7 @@ def _effect(fake, real):
     half = t.ppf(0.975, n+m-2)*np.sqrt((n+m)/(n*m) + d*d/(2*(n+m)))
     return dict(effect=d, low=d-half, high=d+half)
 
-# %% ../nbs/03a_spectrum.ipynb #bb0362e8
+# %% ../nbs/03a_spectrum.ipynb #a3a2a032
 def mean_spectrum(
     items, # Images, as in `cam_maps`, all of one size; 8-bit arrays (n, height, width, 3) are quickest
     labels=None, # Label of each image; None takes those of `Item`s, or the name of each file's folder
@@ -77,7 +77,7 @@ def mean_spectrum(
     if len(labels) != len(items): raise ValueError(f'There are {len(labels)} labels for {len(items)} images.')
     sums, rows, sizes = {}, [], set()
     for i in range(0, len(items), 1024):
-        pixels = [np.asarray(as_picture(o).convert('RGB') if not isinstance(o, np.ndarray) else o) for o in items[i:i+1024]]
+        pixels = [np.asarray(as_picture(o)) for o in items[i:i+1024]]
         sizes |= {o.shape[:2] for o in pixels}
         if len(sizes) > 1: raise ValueError(f'The images have several sizes, such as {" and ".join("x".join(map(str, o)) for o in sorted(sizes)[:2])}: a spectrum needs one.')
         power = _log_power(np.stack(pixels).mean(-1)/255)
