@@ -4,16 +4,20 @@ from cifake.demo import demo_cifake
 from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import RandomBlur, RandomJPEG, RandomNoise, RandomResample, cifake_tfms
 from cifake.spectrum import mean_spectrum, plot_spectrum
-from cifake.models import CifakeNet, CifakeViT, LeNet, create_model, list_models, register_model
+from cifake.models import BirdLotfiCNN, CifakeNet, CifakeViT, LeNet, MLP, OneSigmoid, create_model, list_models, register_model
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
 from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, ObjectTargets, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
 from cifake.metrics import MEASURES, bootstrap, measures, wilson
 from cifake.calibration import Calibration, choose_threshold, unsure_band
 from cifake.evaluate import Report, calibrate, compare, evaluate, mcnemar
-from cifake.learner import cifake_learner, find_lr, history, load_pretrained, load_run, plot_history, resume_run, train_learner
+from cifake.runs import history, plot_history
+from cifake.learner import cifake_learner, find_lr, load_pretrained, load_run, resume_run, train_learner
 from cifake.interpret import CifakeInterpretation
 from cifake.attribution import attention_maps, cam_maps, default_layer, faithfulness, map_layers, map_results, overlap, plot_maps, plot_mean_maps, where
 from cifake.robustness import CORRUPTIONS, corrupt, cross_dataset_table, plot_robustness, robustness_table
+from cifake.compare import compare_recipes, cost_of, leaderboard, plot_leaderboard
+from cifake.objects import object_dls, train_objects, transfer_table
+from cifake.search import PAPER_SPACES, best_recipe, plot_search, search_recipe
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
            (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]

@@ -8,9 +8,9 @@ Docs: https://OWNER.github.io/cifake/augment.html.md"""
 __all__ = ['BatchFlip', 'BatchShift', 'random_windows', 'RandomBlur', 'RandomResample', 'RandomNoise', 'RandomJPEG',
            'cifake_tfms']
 
-# %% ../nbs/03_augment.ipynb #61b25159
+# %% ../nbs/03_augment.ipynb #e3eef61c
 import torch
-from fastai.vision.augment import RandTransform
+from fastai.vision.augment import RandTransform, Rotate, Zoom, setup_aug_tfms
 from fastai.vision.core import TensorImage
 from torchvision.transforms.v2 import functional as vision
 
@@ -125,12 +125,23 @@ class RandomJPEG(_Attack):
         pixels = (255*x).round().clamp(0, 255).byte().cpu() # torchvision encodes on the processor
         return vision.jpeg(pixels, round(quality)).to(x)/255
 
-# %% ../nbs/03_augment.ipynb #c74238cc
+# %% ../nbs/03_augment.ipynb #3e628352
+class _InTraining(RandTransform):
+    "A transform of fastai's for training batches only; affine ones resample validation images too, without moving them"
+    split_idx = 0
+    def __init__(self, change):
+        super().__init__(p=1.)
+        self.change, self.order = change, change.order
+    def encodes(self, x:TensorImage): return self.change(x, split_idx=0)
+
 def cifake_tfms(
     flip:bool=True, # Mirror half of the images
     shift:int=0, # Largest shift in whole pixels; 0 for none
     attack:float=0., # Part of the images that go through each of blur, resampling, noise and JPEG, in [0, 1]; 0 for none
+    rotate:float=0., # Largest rotation, in degrees; 0 for none
+    zoom:float=0., # Largest zoom, in or out, as a share of the side, in [0, 1); 0 for none
 )->list: # fastai batch transforms, for training batches only
-    "Batch augmentations; flips and shifts alone resample nothing"
+    "Batch augmentations; flips and shifts alone resample nothing, rotation and zoom are fastai's, which do"
+    turned = setup_aug_tfms([*([Rotate(rotate, p=1.)] if rotate else []), *([Zoom(1-zoom, 1+zoom, p=1.)] if zoom else [])])
     attacks = [o(share=attack) for o in (RandomBlur, RandomResample, RandomNoise, RandomJPEG)] if attack else []
-    return [*([BatchFlip()] if flip else []), *([BatchShift(shift)] if shift else []), *attacks]
+    return [*([BatchFlip()] if flip else []), *([BatchShift(shift)] if shift else []), *map(_InTraining, turned), *attacks]

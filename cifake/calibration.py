@@ -6,16 +6,18 @@ Docs: https://OWNER.github.io/cifake/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['CRITERIA', 'apply_temperature', 'fit_temperature', 'choose_threshold', 'unsure_band', 'Calibration',
-           'find_calibration', 'Calibrated']
+           'find_calibration', 'Calibrated', 'DetectorLoss', 'Verdicts']
 
-# %% ../nbs/05c_calibration.ipynb #2e0df28d
+# %% ../nbs/05c_calibration.ipynb #11fe55bf
 import json
 from dataclasses import asdict, dataclass
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
+from fastai.losses import CrossEntropyLossFlat
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import fisher_exact
+from .data import LABELS
 from .metrics import _checked, wilson
 
 # %% ../nbs/05c_calibration.ipynb #d4a8229b
@@ -152,7 +154,7 @@ def find_calibration(
     band = (threshold, threshold) if error is None else unsure_band(scaled, threshold, error)
     return Calibration(temperature, threshold, band, 'even odds' if even else criterion + (f', at most {budget:g}' if criterion == 'false_positives' else ''), error, len(fake))
 
-# %% ../nbs/05c_calibration.ipynb #6287b11b
+# %% ../nbs/05c_calibration.ipynb #5c398093
 class Calibrated(Callback):
     "Scale predictions by a `Calibration`, outside of training"
     order = 2 # after an average over flips, and in float32
@@ -165,3 +167,15 @@ class Calibrated(Callback):
     def after_fit(self): self.on = True
     def after_pred(self):
         if not self.training and self.on: self.learn.pred = self.pred/self.calibration.temperature
+
+# %% ../nbs/05c_calibration.ipynb #63e9e667
+class DetectorLoss(CrossEntropyLossFlat):
+    "Cross-entropy of FAKE and REAL that decodes by a threshold"
+    threshold = 0.5 # `p_fake` at or above it is decoded as FAKE
+    def decodes(self, p): return torch.where(p[:,LABELS.index('FAKE')] >= self.threshold, LABELS.index('FAKE'), LABELS.index('REAL'))
+
+class Verdicts(Callback):
+    "Let a `DetectorLoss` decode by the threshold of the learner's `Calibrated`, or by one half"
+    def before_validate(self):
+        own = getattr(self.learn, 'calibrated', None)
+        if isinstance(self.loss_func, DetectorLoss): self.loss_func.threshold = own.calibration.threshold if own else 0.5

@@ -8,12 +8,12 @@ Docs: https://OWNER.github.io/cifake/evaluate.html.md"""
 __all__ = ['DEMO_NOTE', 'Report', 'report_of', 'plot_counts', 'plot_reliability', 'calibration_of', 'evaluate', 'calibrate',
            'mcnemar', 'compare', 'choose_threshold']
 
-# %% ../nbs/06_evaluate.ipynb #982e6822
+# %% ../nbs/06_evaluate.ipynb #1f4e64b3
 import base64, html, io, json, os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 import matplotlib.pyplot as plt
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 from .calibration import Calibrated, Calibration, choose_threshold, find_calibration
@@ -293,7 +293,7 @@ def _to_html(self,
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>'
 Report.to_html = _to_html
 
-# %% ../nbs/06_evaluate.ipynb #55068b43
+# %% ../nbs/06_evaluate.ipynb #409a2f4a
 def _p_fake_values(found, n):
     "`p_fake` from what a detector gave for `n` images: a table with that column, (n,), or (n, 2) with FAKE first; `ValueError` for anything that is no probability"
     values = np.asarray(found.p_fake if isinstance(found, pd.DataFrame) else found, dtype=float)
@@ -304,10 +304,15 @@ def _p_fake_values(found, n):
     if values.shape != (n,): raise ValueError(f'The detector gave {values.shape} values for {n} images.')
     return _checked(np.zeros(n, bool), values)[1]
 
+def _two_columns(found):
+    "Probabilities (n, 2) of both labels; those of one sigmoid output, (n,) or (n, 1), are the second label's"
+    if found.ndim == 2 and found.shape[1] > 1: return found
+    return torch.stack([1 - found.flatten(), found.flatten()], 1)
+
 def _p_fake_of_learner(learn, dl):
     "`p_fake` of the images of `dl`"
     if not set(LABELS) <= set(learn.dls.vocab): raise ValueError(f'The labels of this learner are {", ".join(map(str, learn.dls.vocab))}: a detector knows FAKE and REAL.')
-    with learn.no_bar(), learn.no_logging(): found = learn.get_preds(dl=dl)[0]
+    with learn.no_bar(), learn.no_logging(): found = _two_columns(learn.get_preds(dl=dl)[0])
     return _p_fake_values(found[:, [list(learn.dls.vocab).index(o) for o in LABELS]].float().cpu(), len(found))
 
 def _has_items(dls): return isinstance(next(iter(getattr(dls.valid, 'items', [])), None), Item)

@@ -241,7 +241,7 @@ class ImageStore:
         found = [self.row.get(getattr(o, 'digest', None), -1) for o in items]
         return None if -1 in found or not found else torch.tensor(found)
 
-# %% ../nbs/02_loaders.ipynb #513a0a1f
+# %% ../nbs/02_loaders.ipynb #383ec598
 class MemoryDL(ItemDL):
     "An `ItemDL` whose batches come out of an `ImageStore`"
     def __init__(self,
@@ -252,7 +252,8 @@ class MemoryDL(ItemDL):
         self.store, self.rows = store, store and store.rows(getattr(dataset, 'items', []))
         super().__init__(dataset, **{**kwargs, **({} if self.rows is None else {'num_workers':0})})
         labelled = self.rows is not None and len(dataset.tls) > 1
-        self.labels = torch.tensor([LABELS.index(o.label) for o in dataset.items]) if labelled else None
+        vocab = list(dataset.vocab) if labelled else []
+        self.labels = torch.tensor([vocab.index(o.label) for o in dataset.items]) if labelled else None
     def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'store':self.store, **kwargs})
     def create_batches(self, samps):
         if self.rows is None: yield from super().create_batches(samps)

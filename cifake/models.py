@@ -6,7 +6,8 @@ Docs: https://OWNER.github.io/cifake/models.html.md"""
 
 # %% auto #0
 __all__ = ['register_model', 'WhitenedConv', 'side_by_side', 'Conv3x3', 'ConvLayer', 'Stage', 'CifakeNet', 'CifakeViT', 'LeNet',
-           'fold_objects', 'FoldObjects', 'list_models', 'model_source', 'read_weights', 'load_weights', 'create_model']
+           'BirdLotfiCNN', 'MLP', 'OneSigmoid', 'dense_head', 'fold_objects', 'FoldObjects', 'list_models',
+           'model_source', 'read_weights', 'load_weights', 'create_model']
 
 # %% ../nbs/04_models.ipynb #4000e872
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from functools import partial
 from math import gcd
 from pathlib import Path
 import timm, torch, torchvision
+from fastai.torch_core import Module
 from safetensors.torch import load_file
 from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -156,6 +158,56 @@ class LeNet(nn.Sequential):
             nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
             nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, n_out))
 
+# %% ../nbs/04_models.ipynb #a92a521d
+@register_model
+class BirdLotfiCNN(nn.Sequential):
+    "The convolutional network of Bird & Lotfi (2024, IEEE Access 12, section IV), any of its topologies"
+    def __init__(self,
+        n_out:int=1, # Outputs; one in the paper
+        layers:int=2, # Convolutions: 1, 2 or 3 in the paper
+        filters:int=32, # Filters of each convolution: 16, 32, 64 or 128 in the paper
+        dense_layers:int=1, # Dense layers: 1, 2 or 3 in the paper
+        neurons:int=64, # Units of each dense layer: 32, 64, 128, ... 4096 in the paper
+    ):
+        parts, n_in, side = [], 3, 32
+        for _ in range(layers):
+            parts += [nn.Conv2d(n_in, filters, 3), nn.ReLU(), nn.MaxPool2d(2)]
+            n_in, side = filters, (side - 2)//2
+        parts += [nn.AdaptiveAvgPool2d(side), nn.Flatten()] # pools nothing at 32 px
+        n_in = n_in*side*side
+        for _ in range(dense_layers):
+            parts += [nn.Linear(n_in, neurons), nn.ReLU()]
+            n_in = neurons
+        super().__init__(*parts, nn.Linear(n_in, n_out))
+
+# %% ../nbs/04_models.ipynb #a8560689
+@register_model
+class MLP(nn.Sequential):
+    "A multilayer perceptron on the pixels"
+    def __init__(self,
+        n_out:int=2, # Outputs: one for each label
+        hidden:tuple=(512,128), # Units of each hidden layer
+        side:int=32, # Side in pixels to which images of another size are pooled
+    ):
+        sizes = [3*side*side, *hidden]
+        dense = [o for a,b in zip(sizes, sizes[1:]) for o in (nn.Linear(a, b), nn.ReLU())]
+        super().__init__(nn.AdaptiveAvgPool2d(side), nn.Flatten(), *dense, nn.Linear(sizes[-1], n_out))
+
+# %% ../nbs/04_models.ipynb #fe7bc7b0
+class OneSigmoid(Module):
+    "Last layer of a network with one output, the logit of REAL: gives logits (n, 2) of FAKE and REAL with the same probabilities"
+    def forward(self, x): return torch.cat([torch.zeros_like(x), x], -1)
+
+# %% ../nbs/04_models.ipynb #45dc05b8
+def dense_head(
+    n_in:int, # Channels of the body
+    n_out:int, # Outputs
+    hidden:int=128, # Units of the dense layer
+    dropout:float=0.3, # Share of them that is dropped in training, in [0, 1)
+)->nn.Sequential: # Takes (n, n_in, h, w) and gives (n, n_out)
+    "Average pooling, a dense layer with ReLU, dropout, outputs"
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, n_out))
+
 # %% ../nbs/04_models.ipynb #e81ab71e
 def fold_objects(
     x:torch.Tensor, # Logits (n, n_labels*objects), the objects of the first label first
@@ -205,7 +257,17 @@ def read_weights(
     if isinstance(state, dict) and state and all(torch.is_tensor(o) for o in state.values()): return state
     raise ValueError(f'{path} holds no table of tensors: save `model.state_dict()`.')
 
-# %% ../nbs/04_models.ipynb #3b9f9056
+# %% ../nbs/04_models.ipynb #c97c4a5a
+def _in_order(state, own, is_head):
+    "`state` under the names of `own`, where entries agree one by one in kind and shape but for a last layer; else as it is"
+    kind = lambda name: name.rpartition('.')[2]
+    names = [*(k for k in own if not is_head(k)), *(k for k in own if is_head(k))]
+    n_body = sum(not is_head(k) for k in own)
+    theirs, rest = list(state)[:n_body], list(state)[n_body:]
+    agree = len(theirs) == n_body and all(kind(a) == kind(b) and own[a].shape == state[b].shape for a,b in zip(names, theirs))
+    if not agree or not {kind(o) for o in rest} <= {'weight', 'bias'} or len(rest) > 2: return state
+    return dict(zip(names, state.values()))
+
 def load_weights(
     model:nn.Module, # Network to fill, changed in place
     path, # File in safetensors or PyTorch format
@@ -213,8 +275,9 @@ def load_weights(
 )->list: # Names of the last layer's entries that kept their random values
     "Fill `model` from the weights file at `path`"
     state, own = read_weights(path), model.state_dict()
-    fits = {k for k,v in state.items() if k in own and v.shape == own[k].shape}
     is_head = lambda k: bool(head) and k.startswith(head)
+    if not set(state) & set(own): state = _in_order(state, own, is_head)
+    fits = {k for k,v in state.items() if k in own and v.shape == own[k].shape}
     is_counter = lambda k: k.endswith('num_batches_tracked')
     missing = [k for k in own if k not in fits and not is_head(k) and not is_counter(k)]
     extra = [k for k in state if k not in fits and not is_head(k)]
@@ -224,7 +287,7 @@ def load_weights(
     model.load_state_dict({k:state[k] for k in fits}, strict=False)
     return [k for k in own if k not in fits and is_head(k)]
 
-# %% ../nbs/04_models.ipynb #3d52496b
+# %% ../nbs/04_models.ipynb #52b87072
 _HEADS = 'head fc classifier last_linear'.split()
 
 def create_model(
@@ -233,11 +296,13 @@ def create_model(
     weights_path=None, # Local weights file, in safetensors or PyTorch format; implies `pretrained`
     n_out:int=2, # Outputs: one for each label
     objects:int=1, # Objects that are told apart for each label in training
+    sigmoid:bool=False, # End in one sigmoid output for two labels, as `OneSigmoid` has it
     **kwargs, # Passed to the network's own constructor
-)->nn.Module: # Takes (n, 3, h, w) images and gives (n, n_out) logits, in training (n, n_out*objects)
+)->nn.Module: # Takes (n, 3, h, w) images and gives (n, n_out) logits, in training (n, n_out*objects); with `sigmoid` (n, 2)
     "Build the network `name`, with its whole head, as its library defines it"
     source = model_source(name)
-    fetch, n_all = pretrained and weights_path is None, n_out*objects
+    if sigmoid and (n_out, objects) != (2, 1): raise ValueError(f'One sigmoid output tells two labels apart, not {n_out*objects} targets: leave `sigmoid` off.')
+    fetch, n_all = pretrained and weights_path is None, 1 if sigmoid else n_out*objects
     if source == 'cifake':
         if fetch: raise ValueError(f'There are no ImageNet weights of {name!r}: name a file in `weights_path`, or leave `pretrained` off.')
         model = _REGISTRY[name](n_out=n_all, **kwargs)
@@ -245,4 +310,5 @@ def create_model(
     elif fetch: raise ValueError(f"torchvision's {name!r} keeps its 1,000 outputs with its weights: use `cifake_learner`, which gives it a new head.")
     else: model = torchvision.models.get_model(name, num_classes=n_all, **kwargs)
     if weights_path is not None: load_weights(model, weights_path, next((h for h in _HEADS if hasattr(model, h)), ''))
+    if sigmoid: return nn.Sequential(model, OneSigmoid())
     return model if objects == 1 else nn.Sequential(model, FoldObjects(n_out))

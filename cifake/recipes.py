@@ -7,31 +7,42 @@ Docs: https://OWNER.github.io/cifake/recipes.html.md"""
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'fit_to', 'list_recipes', 'get_recipe', 'recipe_to_json', 'recipe_from_json']
 
-# %% ../nbs/05_recipes.ipynb #85369fea
+# %% ../nbs/05_recipes.ipynb #c067ccd7
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import ceil
 
-# %% ../nbs/05_recipes.ipynb #c16836c0
+# %% ../nbs/05_recipes.ipynb #f9a419e1
 @dataclass(frozen=True)
 class Recipe:
     "A training set-up"
     name: str # Name in `RECIPES`, or your own
     arch: str # Network, as in `list_models`
-    note: str = '' # What it is for, where it comes from, and how it differs from its source
+    note: str = '' # What it is for
+    source: str = '' # Where it comes from; empty for our own
+    reported: str = '' # What the source reports, and on what
+    deviations: str = '' # How it differs from its source
+    model_args: dict = field(default_factory=dict, hash=False) # Arguments of the network's constructor, for networks of ours
     size: int = 32 # Side of the square given to the network, in pixels
     pretrained: bool = False # Start from ImageNet weights
-    schedule: str = 'one_cycle' # `one_cycle` (Smith 2018, arXiv 1803.09820) or `fine_tune` (fastai: head first, then all)
+    outputs: int = 2 # Outputs of the network: 2, one for each label, or 1, with a sigmoid
+    head: str = 'fastai' # For networks of timm and torchvision: `fastai` (its own on the pooled features), `dense` (one dense layer of ReLU) or `own` (the network's)
+    hidden: int = 128 # Units of the dense layer of a `dense` head
+    dropout: float = 0.3 # Share of those units that is dropped in training, in [0, 1)
+    train_last: int = 0 # Train only this many of the last layers of a pretrained body, and the head; 0 leaves it to the schedule
+    schedule: str = 'one_cycle' # `one_cycle` (Smith 2018, arXiv 1803.09820), `fine_tune` (fastai: head first, then all) or `constant` rate
     epochs: int = 4 # Passes over the training part; for `fine_tune`, those after unfreezing
     freeze_epochs: int = 1 # Passes with a frozen body, for `fine_tune`
     bs: int = 128 # Images in a batch
     lr: float = None # Peak learning rate; None asks `find_lr`
-    optimizer: str = 'adamw' # `adamw` (Loshchilov & Hutter 2017, arXiv 1711.05101) or `muon` (Jordan 2024), for random weights only
+    optimizer: str = 'adamw' # `adamw` (Loshchilov & Hutter 2017, arXiv 1711.05101), `adam` (Kingma & Ba 2014, arXiv 1412.6980; without weight decay) or `muon` (Jordan 2024), for random weights only
     wd: float = 0.01 # Weight decay, decoupled
     label_smoothing: float = 0.1 # Share of the target spread over both labels, in [0, 1)
     flip: bool = True # Mirror half of the training images
     shift: int = 0 # Largest shift of training images, in whole pixels
+    rotate: float = 0. # Largest rotation of training images, in degrees, in [0, 180]
+    zoom: float = 0. # Largest zoom of training images, in or out, in [0, 1)
     attack: float = 0. # Share of training images that go through each of blur, resampling, noise and JPEG, in [0, 1]
     objects: bool = False # Learn pairs of label and object, 20 targets, where the objects of all training images are known
     window: int = 0 # Side of the windows that most of the training sees, in pixels; 0 for whole images throughout
@@ -44,12 +55,13 @@ class Recipe:
     min_steps: int = 64 # Fewest optimiser steps: small sets get more epochs
     def __post_init__(self): _check_recipe(self)
 
-# %% ../nbs/05_recipes.ipynb #5e6128e8
+# %% ../nbs/05_recipes.ipynb #4a7ff3c8
 _LOWEST = dict(size=1, epochs=1, freeze_epochs=0, bs=2, lr=1e-8, wd=0, label_smoothing=0, shift=0, patience=1, min_steps=0,
-    window=0, window_share=0, multi_scale=0, cutmix=0, attack=0, average=0)
-_HIGHEST = dict(window_share=1, multi_scale=1, cutmix=1, attack=1)
-_BELOW = dict(label_smoothing=1, average=1)
-_CHOICES = dict(schedule=('one_cycle', 'fine_tune'), optimizer=('adamw', 'muon'))
+    window=0, window_share=0, multi_scale=0, cutmix=0, attack=0, average=0,
+    outputs=1, hidden=1, dropout=0, train_last=0, rotate=0, zoom=0)
+_HIGHEST = dict(window_share=1, multi_scale=1, cutmix=1, attack=1, outputs=2, rotate=180)
+_BELOW = dict(label_smoothing=1, average=1, dropout=1, zoom=1)
+_CHOICES = dict(schedule=('one_cycle', 'fine_tune', 'constant'), optimizer=('adamw', 'adam', 'muon'), head=('fastai', 'dense', 'own'))
 
 def _check_recipe(recipe):
     "Raise `ValueError` for the first field of `recipe` that has the wrong type or is out of range"
@@ -59,6 +71,7 @@ def _check_recipe(recipe):
         right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
         if not right or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be of type {kind.__name__}.')
+        if kind is dict: continue
         where = f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be'
         if value < _LOWEST.get(f.name, value): raise ValueError(f'{where} at least {_LOWEST[f.name]}.')
         if value > _HIGHEST.get(f.name, value): raise ValueError(f'{where} at most {_HIGHEST[f.name]}.')
@@ -67,6 +80,9 @@ def _check_recipe(recipe):
     if recipe.optimizer == 'muon' and (recipe.pretrained or recipe.schedule == 'fine_tune'):
         raise ValueError(f"`optimizer` of recipe {recipe.name!r} is 'muon', which is for networks that start from random weights: choose 'adamw'.")
     if recipe.window > recipe.size: raise ValueError(f'`window` of recipe {recipe.name!r} is {recipe.window}, and images are {recipe.size} pixels wide.')
+    if recipe.objects and recipe.outputs == 1: raise ValueError(f'`objects` of recipe {recipe.name!r} needs an output for each pair of label and object: leave `outputs` at 2.')
+    if recipe.head == 'own' and (recipe.schedule == 'fine_tune' or recipe.train_last):
+        raise ValueError(f"`head` of recipe {recipe.name!r} is 'own', and a network that is not split in body and head cannot be frozen in part: choose 'fastai' or 'dense'.")
 
 # %% ../nbs/05_recipes.ipynb #7523adba
 def fit_to(
@@ -77,21 +93,66 @@ def fit_to(
     bs = min(recipe.bs, max(16, n//32))
     return replace(recipe, bs=bs, epochs=max(recipe.epochs, ceil(recipe.min_steps / max(1, n//bs))))
 
-# %% ../nbs/05_recipes.ipynb #8889c106
+# %% ../nbs/05_recipes.ipynb #74912ae5
 _longer = dict(lr=0.01, optimizer='muon', bs=256, wd=0.05, objects=True, shift=2, cutmix=0.5, average=0.998, flip_average=True)
 
-RECIPES = {o.name:o for o in [
+_OWN = [
     Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', 
         lr=0.01, optimizer='muon', epochs=3, bs=256, wd=0.05, objects=True, shift=1, average=0.995, flip_average=True),
     Recipe('fast', 'cifakenet', 'The same network, trained six times as long, with stronger augmentation.', epochs=18, **_longer),
     Recipe('robust', 'cifakenet', '`fast` with attacks on part of the training images, and a third longer, since there is more to learn.',
         epochs=24, attack=0.15, **_longer),
     Recipe('vit', 'cifakevit', 'A vision transformer with patches of 4 pixels, from random weights, to look at its attention.',
-        epochs=6, **_longer),
-    Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', lr=0.003, label_smoothing=0.),
-    Recipe('fastai-resnet26d', 'resnet26d', "fastai's own way with ImageNet weights, after a seed project of this library that used "
-        '`lr_find` and `fine_tune`. Its number of epochs is not known here; four and early stopping stand in for it.',
-        size=224, pretrained=True, schedule='fine_tune', epochs=4, bs=64, label_smoothing=0., patience=2)]}
+        epochs=6, **_longer)]
+
+# %% ../nbs/05_recipes.ipynb #86c26893
+_FASTAI = 'A student project with fastai: `vision_learner`, `lr_find`, `fine_tune`'
+_BEST = {'densenet121': '98.41% on 20,000 images: 254 REAL called FAKE, 64 FAKE called REAL. It does not say whether these are the test or 20% of train.'}
+_GUESSED = 'Epochs, batch size and image size are not known: four epochs after one with a frozen body, 64 images and early stopping stand in for them.'
+
+def _fastai_recipe(arch, size):
+    small = ' 32 px in place of 224, for machines without a GPU.' if size == 32 else ''
+    return Recipe(f'fastai-{arch}' + ('-32' if size == 32 else ''), arch, 'ImageNet weights, fine-tuned by fastai.' + (' At 32 px.' if small else ''), source=_FASTAI,
+        reported=_BEST.get(arch, 'Not the best of its source, which names DenseNet-121.'), deviations=_GUESSED + small,
+        size=size, pretrained=True, schedule='fine_tune', epochs=4, bs=64, label_smoothing=0., patience=2)
+
+_FINE_TUNED = [_fastai_recipe(arch, size) for arch in ('resnet26d', 'vgg19_bn', 'densenet121') for size in (224, 32)]
+
+# %% ../nbs/05_recipes.ipynb #dc2264e8
+_adam = dict(optimizer='adam', wd=0., label_smoothing=0., schedule='constant', outputs=1, patience=3)
+
+_KERAS = [
+    Recipe('mobilenetv2-160', 'mobilenet_v2', 'A small ImageNet network of which the end is trained.', source='A student project with Keras: MobileNetV2, all frozen but the last 30 layers',
+        reported='93% on 100,000 images, which is the size of train: probably a training figure.',
+        deviations="The rate is not known: 1e-4 stands in for it. torchvision's weights instead of Keras's. Frozen batch normalisation keeps its statistics.",
+        size=160, pretrained=True, head='dense', hidden=128, dropout=0.3, train_last=28, zoom=0.2, rotate=15., lr=1e-4, bs=32, epochs=10, **_adam),
+    Recipe('resnet18-scratch', 'resnet18', 'ResNet-18 from random weights.', source='A student project: ResNet-18 from random weights, 80/20 split of a subset',
+        reported='About 95% on its own validation split, precision about 94%, recall about 96%.',
+        deviations="All of train with 10% for validation, in place of a subset with 20%. The size of images is not known: 32 px. 14 epochs at most, about as many as its early stopping took.",
+        head='own', lr=5e-4, bs=16, epochs=14, **_adam)]
+
+# %% ../nbs/05_recipes.ipynb #3ae63b48
+_PAPER = [
+    Recipe('bird-lotfi-cnn', 'birdlotficnn', 'The network of the paper that made CIFAKE.', source='Bird & Lotfi 2024, IEEE Access 12, doi 10.1109/ACCESS.2024.3356122',
+        reported='92.98% on the test, the best of 36 topologies.', deviations='Rate, batch size and epochs are not known: 1e-3, 128 and early stopping after at most 20 epochs stand in for them.',
+        flip=False, lr=1e-3, epochs=20, **_adam),
+    Recipe('vit-transfer', 'vit_small_patch16_224', 'A vision transformer with ImageNet weights.', source='github.com/leyixu26/cifake-detection, ViT-S/16',
+        reported='98.765% on the test, AUC 0.99939, after 25 epochs.', deviations='Rate and schedule are not known in detail: AdamW, one cycle with a peak of 1e-4.',
+        size=224, pretrained=True, head='own', lr=1e-4, wd=0.05, bs=64, epochs=25)]
+
+_OBJECT_TASK = 'A student project that tells ten objects apart, trained on REAL or on FAKE'
+_FLOORS = [
+    Recipe('vgg16-frozen', 'vgg16', 'ImageNet features that are not trained, and a dense head.', source=_OBJECT_TASK, reported='Accuracy .62 (REAL) and .85 (FAKE) for ten objects; nothing for REAL against FAKE.',
+        deviations='Another task. Its head, rate and epochs are not known: a dense layer of 128, 1e-3, five epochs.', pretrained=True, head='dense', schedule='one_cycle', lr=1e-3, epochs=5, label_smoothing=0.),
+    Recipe('lenet', 'lenet', 'A floor to compare with: LeNet-5 (LeCun et al. 1998) from random weights.', source=_OBJECT_TASK, reported='Accuracy .63 (REAL) and .84 (FAKE) for ten objects; nothing for REAL against FAKE.',
+        deviations='Another task. ReLU and max pooling; its rate and epochs are not known.', lr=0.003, label_smoothing=0.),
+    Recipe('mlp', 'mlp', 'The lowest floor: dense layers on the pixels.', source=_OBJECT_TASK, reported='Accuracy .37 (REAL) and .59 (FAKE) for ten objects; nothing for REAL against FAKE.',
+        deviations='Another task. Its layers, rate and epochs are not known: 512 and 128 units.', lr=1e-3, epochs=8, label_smoothing=0.)]
+
+# %% ../nbs/05_recipes.ipynb #60e93895
+_TRANSFER = [Recipe('efficientnet-lite0', 'tf_efficientnet_lite0', 'A small ImageNet network, fine-tuned whole at 96 px.', size=96, pretrained=True, head='own', lr=1e-3, bs=64, epochs=2)]
+
+RECIPES = {o.name:o for o in [*_OWN, *_FINE_TUNED, *_KERAS, *_PAPER, *_FLOORS, *_TRANSFER]}
 
 # %% ../nbs/05_recipes.ipynb #de1ff7fa
 def list_recipes()->list: # Names, the default first

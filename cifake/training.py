@@ -6,10 +6,10 @@ Docs: https://OWNER.github.io/cifake/training.html.md"""
 
 # %% auto #0
 __all__ = ['has_fast_bfloat16', 'CPUBFloat16', 'device_callbacks', 'WhitenFirst', 'ObjectTargets', 'matrices_and_others',
-           'muon_arguments', 'WeightAverage', 'FlipAverage', 'TrainOnWindows', 'MultiScale', 'SomeCutMix', 'EpochSeed',
-           'ComputeCounter']
+           'muon_arguments', 'adam_arguments', 'last_layers', 'WeightAverage', 'FlipAverage', 'TrainOnWindows',
+           'MultiScale', 'SomeCutMix', 'EpochSeed', 'ComputeCounter']
 
-# %% ../nbs/05a_training.ipynb #928abf83
+# %% ../nbs/05a_training.ipynb #d9b56624
 import random, warnings
 from functools import partial
 import torch
@@ -122,6 +122,21 @@ def muon_arguments(
     "Arguments that make a fastai `Learner` train with Muon"
     opt = partial(OptimWrapper, opt=partial(Muon, nesterov=True, betas=(0.9, 0.99)))
     return dict(opt_func=opt, splitter=matrices_and_others, wd=[wd, 0.])
+
+# %% ../nbs/05a_training.ipynb #ba665fb3
+def adam_arguments()->dict: # `opt_func`, `wd`
+    "Arguments that make a fastai `Learner` train with Adam as in Kingma & Ba (2014, arXiv 1412.6980), algorithm 1"
+    return dict(opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=True)), wd=0.)
+
+def last_layers(
+    model, # Network: a body and what follows it
+    n:int, # Layers of the body that are trained, counted from its end
+)->list: # Two lists of parameters: those of the frozen layers, and the others
+    "Split the parameters of `model` for fastai's `freeze`, which leaves the last `n` layers of the body to be trained"
+    layers = [o for o in model[0].modules() if next(o.children(), None) is None]
+    trained = [p for o in layers[-n:] for p in o.parameters()]
+    kept = {id(p) for p in trained}
+    return [[p for p in model[0].parameters() if id(p) not in kept], trained + [p for o in model[1:] for p in o.parameters()]]
 
 # %% ../nbs/05a_training.ipynb #e20afb38
 class WeightAverage(Callback):
