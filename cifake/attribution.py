@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/attribution.html.md"""
 __all__ = ['CAM_METHODS', 'looking_at', 'map_layers', 'default_layer', 'cam_maps', 'plot_maps', 'attention_maps', 'overlap',
            'curves', 'road', 'randomised', 'faithfulness', 'where', 'plot_mean_maps', 'map_results', 'mean_spectrum']
 
-# %% ../nbs/09_attribution.ipynb #4bced7a0
+# %% ../nbs/09_attribution.ipynb #c4ba5aa0
 import copy, json
 from contextlib import contextmanager
 from importlib.resources import files
@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import functional as vision
 from .data import LABELS
 from .evaluate import _has_items
 from .loaders import Item
+from .models import OneSigmoid
 from .spectrum import as_list, as_picture, mean_spectrum
 
 # %% ../nbs/09_attribution.ipynb #7fb01eea
@@ -54,12 +55,15 @@ def _batches(learn, items, bs=128):
     dl = learn.dls.test_dl(found if _has_items(learn.dls) else [as_picture(o) for o in found], bs=bs, num_workers=0)
     for batch in dl: yield torch.as_tensor(batch[0]).as_subclass(torch.Tensor).detach()
 
-# %% ../nbs/09_attribution.ipynb #ee60c96b
+# %% ../nbs/09_attribution.ipynb #30bf98c5
+def _two_logits(outputs): return OneSigmoid()(outputs) if outputs.shape[-1] == 1 else outputs
+
 def _lead(learn, label):
     "Function from outputs (n, 2) to how far `label`, or else the likelier one, leads"
     vocab = list(learn.dls.vocab)
     if label is not None and label not in vocab: raise ValueError(f'`label` is {label!r}: it is one of {", ".join(map(str, vocab))}.')
     def lead(outputs):
+        outputs = _two_logits(outputs)
         which = outputs.argmax(1) if label is None else torch.full((len(outputs),), vocab.index(label), device=outputs.device)
         mine = outputs.gather(1, which[:,None])[:,0]
         others = outputs.scatter(1, which[:,None], -torch.inf).amax(1)
@@ -287,16 +291,16 @@ def _turned(by, order):
     other[order] = np.roll(order, -by)
     return other
 
-# %% ../nbs/09_attribution.ipynb #3157b71a
+# %% ../nbs/09_attribution.ipynb #268c859b
 def _filled(x, fill):
     "What stands in the place of pixels that are taken away"
     return vision.gaussian_blur(x, [13, 13], [3., 3.]) if fill == 'blur' else x.mean((2, 3), keepdim=True).expand_as(x)
 
 def _call(learn, model, x):
     "Label that the network finds likelier, and a function for its probability"
-    with torch.no_grad(): called = model(x).argmax(1)
+    with torch.no_grad(): called = _two_logits(model(x)).argmax(1)
     def score(images):
-        with torch.no_grad(): return model(images).softmax(1).gather(1, called[:,None])[:,0]
+        with torch.no_grad(): return _two_logits(model(images)).softmax(1).gather(1, called[:,None])[:,0]
     return called, score
 
 def _curve(score, start, end, order, steps):
@@ -329,7 +333,7 @@ def curves(
             come.append(_curve(score, empty, x, order, steps))
     return np.concatenate(gone), np.concatenate(come)
 
-# %% ../nbs/09_attribution.ipynb #7d57ef07
+# %% ../nbs/09_attribution.ipynb #d07daba3
 def _area(curve): return (curve[:,1:] + curve[:,:-1]).mean(1)/2
 
 def road(
@@ -349,7 +353,7 @@ def road(
             some = _checked_maps(maps[i*bs:i*bs+len(x)], len(x), x.shape[2:])
             ranks = (-np.argsort(_order(some, seed), axis=1).reshape(some.shape)).astype(np.float32) # no two equal
             called, _ = _call(learn, model, x)
-            targets = [lambda out, k=k: out.softmax(-1)[k] for k in called]
+            targets = [lambda out, k=k: _two_logits(out).softmax(-1)[k] for k in called]
             out.append(ROADCombined(list(percentiles))(x, ranks, targets, model))
     return np.concatenate(out)
 
@@ -376,8 +380,13 @@ def randomised(
     try: yield learn
     finally: learn.model = own
 
-# %% ../nbs/09_attribution.ipynb #077034ca
+# %% ../nbs/09_attribution.ipynb #dd72f151
 def _mean_and_error(values): return dict(mean=float(np.mean(values)), error=float(np.std(values, ddof=1)/len(values)**0.5) if len(values) > 1 else np.nan)
+
+def _floors(shape, seed):
+    "Random maps of `shape` (n, height, width): of single pixels, and smooth ones of 8x8 positions"
+    rng = np.random.default_rng(seed)
+    return {'random': rng.random(shape, dtype=np.float32), 'random, 8x8': scale_cam_image(rng.random((shape[0], 8, 8), dtype=np.float32), shape[:0:-1])}
 
 def faithfulness(
     learn, # fastai `Learner`
@@ -386,14 +395,14 @@ def faithfulness(
     steps:int=16, # Steps of deletion and insertion
     percentiles:tuple=(20, 40, 60, 80), # As in `road`; empty leaves ROAD out
     survives:float=0.5, # Mean size of the rank correlation with maps of the randomised network above which a map counts as surviving
-    seed:int=0, # Of the random map and of the randomised network
-)->pd.DataFrame: # A row for each kind and one for `random`: `deletion`, `insertion` (filled by a blurred copy), `deletion_mean`, `insertion_mean` (by the mean), `road`, each with its standard error `_se`, `randomised` (mean size of the correlation, whatever its sign), `survives`
+    seed:int=0, # Of the random maps and of the randomised network
+)->pd.DataFrame: # A row for each kind, and `random` and `random, 8x8`: `deletion`, `insertion` (filled by a blurred copy), `deletion_mean`, `insertion_mean` (by the mean), `road`, each with its standard error `_se`, `randomised` (mean size of the correlation, whatever its sign), `survives`
     "How far maps can be believed; `ValueError` for maps of another size or number than the images"
     items = as_list(items)
     maps = dict(maps) if isinstance(maps, dict) else {'maps':maps}
     made = {k: _checked_maps(o(learn, items) if callable(o) else o, len(items)) for k,o in maps.items()}
     first = next(iter(made.values()))
-    made['random'] = np.random.default_rng(seed).random(first.shape).astype(np.float32)
+    made |= _floors(first.shape, seed)
     rows = {k: _scores(learn, items, o, steps, percentiles, seed) for k,o in made.items()}
     with randomised(learn, items, seed): again = {k: o(learn, items) for k,o in maps.items() if callable(o)}
     for k,o in again.items():

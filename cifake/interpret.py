@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/interpret.html.md"""
 # %% auto #0
 __all__ = ['GALLERIES', 'CifakeInterpretation']
 
-# %% ../nbs/08_interpret.ipynb #6f234279
+# %% ../nbs/08_interpret.ipynb #535c5061
 from math import ceil
 from fastcore.basics import patch
 import matplotlib.pyplot as plt
@@ -16,10 +16,10 @@ from fastai.interpret import ClassificationInterpretation
 from PIL import Image
 from sklearn.metrics import classification_report
 from .data import LABELS
-from .evaluate import calibration_of, plot_counts
+from .evaluate import _two_columns, calibration_of, plot_counts
 from .metrics import wilson
 
-# %% ../nbs/08_interpret.ipynb #055179a6
+# %% ../nbs/08_interpret.ipynb #dd9b840e
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
     def __init__(self,
@@ -32,6 +32,7 @@ class CifakeInterpretation(ClassificationInterpretation):
         super().__init__(learn, dl, losses, act)
         self.vocab = list(self.vocab)
         if probabilities is None: probabilities = learn.get_preds(dl=dl, act=act)[0]
+        probabilities = _two_columns(probabilities)
         items = list(dl.items)
         self.files = [o.file for o in items]
         self.table = pd.DataFrame({k: [getattr(o, k) for o in items] for k in ('path', 'label', 'object_class')})
