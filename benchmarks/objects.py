@@ -1,0 +1,36 @@
+"Train classifiers of ten objects on FAKE and on REAL, test each on both, and write nbs/results/objects.json"
+import json, tempfile
+from pathlib import Path
+from fastcore.script import call_parse
+from record import RESULTS, circumstances, rows_of, save
+
+@call_parse
+def main(
+    names:str='mlp,lenet,quick', # Recipes of the classifiers, with commas
+    seed:int=42, # Seed of the validation split, the first weights and the order of batches
+    growth:str='', # Recipe that learns from some of REAL, alone and with all of FAKE; empty leaves this part as it was measured before
+    steps:int=700, # Optimiser steps of each training of that part
+    out:str=None, # Folder for the runs; without it, a temporary one
+):
+    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
+    about = circumstances()
+    from cifake.data import LABELS, find_cifake
+    from cifake.learner import history
+    from cifake.objects import train_objects, transfer_table
+    root, folder = find_cifake(), Path(out or tempfile.mkdtemp())
+    values = json.loads((RESULTS/'objects.json').read_text()) if (RESULTS/'objects.json').exists() else {}
+    if names:
+        nets = {(o, source): train_objects(root, o, source, seed=seed, out=folder/f'{o}-{source}-{seed}') for o in names.split(',') for source in LABELS}
+        values['transfer'] = dict(**about, seed=seed, rows=rows_of(transfer_table(nets, root)),
+            networks={f'{a}, {b}': dict(arch=json.loads((o.run_folder/'recipe.json').read_text())['recipe']['arch'], training_images=len(o.dls.train_ds), seconds=round(history(o).seconds.sum(), 1),
+                parameters=sum(p.numel() for p in o.model.parameters()), history=history(o).round(5).to_dict('records')) for (a,b),o in nets.items()})
+        save('objects', values)
+    if growth:
+        nets = {}
+        for share in (0.01, 0.05, 0.1, 0.5, 1.):
+            for source in ('REAL', 'both'):
+                name = f'{growth}-{share:g}-{source}-{seed}'
+                nets[f'{share:g}', source] = train_objects(root, growth, source, real=share, valid_source='REAL', steps=steps, seed=seed, out=folder/name)
+        values['growth'] = dict(**about, seed=seed, recipe=growth, steps=steps, rows=rows_of(transfer_table(nets, root)),
+            images={f'{a}, {b}': len(o.dls.train_ds) for (a,b),o in nets.items()})
+        save('objects', values)
