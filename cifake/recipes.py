@@ -150,7 +150,7 @@ _FLOORS = [
         deviations='Another task. Its layers, rate and epochs are not known: 512 and 128 units.', lr=1e-3, epochs=8, label_smoothing=0.)]
 
 # %% ../nbs/05_recipes.ipynb #60e93895
-_TRANSFER = [Recipe('efficientnet-lite0', 'tf_efficientnet_lite0', 'A small ImageNet network, fine-tuned whole at 96 px.', size=96, pretrained=True, head='own', lr=1e-3, bs=64, epochs=2)]
+_TRANSFER = [Recipe('efficientnet-lite0', 'tf_efficientnet_lite0', 'A small ImageNet network, fine-tuned whole at 64 px.', size=64, pretrained=True, head='own', lr=1e-3, bs=64, epochs=2)]
 
 RECIPES = {o.name:o for o in [*_OWN, *_FINE_TUNED, *_KERAS, *_PAPER, *_FLOORS, *_TRANSFER]}
 
