@@ -29,7 +29,7 @@ def _run(func, parser, arguments):
     for name in ('pdb', 'xtra'): values.pop(name, None)
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*') # timm's affair, and nothing a user can act on
     try: return func(**values) or 0
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, ImportError) as e: # an extra that is missing
         print(f'{parser.prog}: {e}', file=sys.stderr)
         return 1
     except KeyboardInterrupt: return 130
@@ -80,6 +80,16 @@ def _share_or_number(text):
     try: return text if text is None else float(text) if '.' in text else int(text)
     except ValueError: raise ValueError(f'`--subset` is {text!r}: give a share such as 0.1, or a number such as 5000.') from None
 
+def _keep_top_losses(learn):
+    "Write a picture of the top losses to the run's folder: the first of several processes does"
+    from fastai.torch_core import rank_distrib
+    from cifake.interpret import CifakeInterpretation
+    from cifake.runs import alone
+    if rank_distrib(): return
+    with alone(): axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
+    axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
+
+# %% ../nbs/16_cli.ipynb #e874b821
 @command(pos=['path'], examples="""
       cifake-train --demo              train on the small stand-in set, in about half a minute
       cifake-train                     train the recipe `quick` on CIFAKE, wherever it is found
@@ -104,7 +114,6 @@ def cifake_train(
     confusion matrix, top losses. The sealed test is not touched: that is `cifake-evaluate`.
     Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
     from cifake.demo import demo_cifake
-    from cifake.interpret import CifakeInterpretation
     from cifake.learner import resume_run, train_learner
     from cifake.recipes import recipe_from_json
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
@@ -114,8 +123,7 @@ def cifake_train(
         raise ValueError('`--resume` goes on with the recipe, seed and folder of the run: leave all other options out.')
     if resume: learn = resume_run(resume, path)
     else: learn = train_learner(path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
-    axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
-    axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
+    _keep_top_losses(learn)
 
 # %% ../nbs/16_cli.ipynb #05badbe3
 def _detector(name, path, split):

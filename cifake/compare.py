@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .evaluate import Report, evaluate, mcnemar
 from .learner import load_run, resume_run, train_learner
 from .recipes import Recipe, get_recipe
-from .runs import _write
+from .runs import _write, refuse_several
 
 # %% ../nbs/11_compare.ipynb #83052d37
 def cost_of(
@@ -84,6 +84,7 @@ def compare_recipes(
     **overrides, # Fields of all recipes to change, such as `epochs=2`
 )->pd.DataFrame: # `leaderboard` of the folder
     "Train many recipes, one after the other; `ValueError` for a folder that holds another set-up"
+    refuse_several('compare_recipes')
     chosen = [get_recipe(o, **overrides) for o in ([names] if isinstance(names, (str, Recipe)) else names)]
     if len({o.name for o in chosen}) < len(chosen): raise ValueError('Two recipes have the same name: give each a name of its own.')
     for name in weights or {}:

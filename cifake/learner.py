@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from importlib.resources import as_file, files
+from math import ceil
 from pathlib import Path
 import fastai, numpy as np, timm, torch, torchvision
 from fastai.callback.fp16 import MixedPrecision
@@ -24,7 +25,7 @@ from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
-from fastai.torch_core import set_seed
+from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from fastai.vision.core import PILImage, imagenet_stats
 from fastai.vision.learner import create_body, model_meta, vision_learner
 from . import __version__
@@ -35,9 +36,9 @@ from .evaluate import DEMO_NOTE, Report, calibrate, evaluate
 from .loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
 from .models import FoldObjects, OneSigmoid, create_model, dense_head, load_weights, model_source, read_weights
 from .recipes import fit_to, get_recipe, recipe_from_json
-from .runs import HistoryKeeper, RunKeeper, _write, _write_figure, history, locked, new_run, plot_history
+from .runs import HistoryKeeper, RunKeeper, _write, _write_figure, alone, history, locked, new_run, plot_history
 from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, MultiScale, ObjectTargets, SomeCutMix, TrainOnWindows, WeightAverage,
-    WhitenFirst, adam_arguments, device_callbacks, last_layers, muon_arguments)
+    WhitenFirst, adam_arguments, device_callbacks, has_fast_bfloat16, last_layers, muon_arguments)
 
 # %% ../nbs/07_learner.ipynb #854d5adc
 _all_ = ['history', 'plot_history'] # names of this room too
@@ -136,7 +137,7 @@ def cifake_learner(
     if objects and not whole: learn.model.append(FoldObjects(n_labels))
     if sigmoid and not whole: learn.model.append(OneSigmoid())
     if normalize: _normalize(dls, _stats_for(learn.model, source, pretrained and source != 'cifake'))
-    if dls.path is not None and is_demo(dls.path): print(DEMO_NOTE)
+    if dls.path is not None and is_demo(dls.path) and not rank_distrib(): print(DEMO_NOTE)
     return learn
 
 # %% ../nbs/07_learner.ipynb #eb78693a
@@ -158,9 +159,10 @@ def _loaders(root, recipe, seed, subset=None, num_workers=None, valid=None, extr
     make = memory_dls if 3*recipe.size**2*len(read_items(root)) <= 1e9 else cifake_dls
     args = dict(size=recipe.size, seed=seed, subset=subset, stats=None, num_workers=num_workers, valid=valid, extra=extra)
     changes = cifake_tfms(recipe.flip, recipe.shift, recipe.attack, recipe.rotate, recipe.zoom)
-    dls = make(root, bs=recipe.bs, batch_tfms=changes, **args)
+    def loaders(bs): return make(root, bs=ceil(bs/max(1, num_distrib())), batch_tfms=changes, **args) # processes share a batch
+    dls = loaders(recipe.bs)
     fitted = fit_to(recipe, len(dls.train_ds))
-    if fitted.bs != dls.train.bs: dls = make(root, bs=fitted.bs, batch_tfms=changes, **args)
+    if fitted.bs != recipe.bs: dls = loaders(fitted.bs)
     return dls, fitted
 
 def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
@@ -178,6 +180,14 @@ def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
     return cifake_learner(dls, recipe.arch, label_smoothing=recipe.label_smoothing, objects=recipe.objects, sigmoid=recipe.outputs == 1, head=recipe.head,
         hidden=recipe.hidden, dropout=recipe.dropout, model_args=recipe.model_args, precision=precision, cbs=[*wanted, *(cbs or [])], **arguments, **kwargs)
 
+# %% ../nbs/07_learner.ipynb #3e55b4fd
+def _several():
+    "The module `cifake.distributed` where torchrun started several processes, else None; `ImportError` where its extra is missing"
+    if num_distrib() < 2: return None
+    try: from cifake import distributed
+    except ImportError as e: raise ImportError('Training in several processes needs accelerate: pip install "cifake[distributed]".') from e
+    return distributed
+
 # %% ../nbs/07_learner.ipynb #dfc1e795
 def _phases(recipe, lr):
     "The calls of `fit_one_cycle` or `fit` that make up a training: epochs, and further arguments"
@@ -189,9 +199,15 @@ def _phases(recipe, lr):
 
 def _train(learn, recipe, run, checkpoint=None):
     "Train `learn` by `recipe`, from the start or from `checkpoint`"
-    lr = run.card.get('lr') or recipe.lr or find_lr(learn, plot=False)
+    several = _several()
+    def suggested():
+        with alone(): return find_lr(learn, plot=False)
+    lr = run.card.get('lr') or recipe.lr or (several.from_first(suggested) if several else suggested())
     run.note(lr=lr)
-    phases = _phases(recipe, lr)
+    with several.across_processes(learn) if several else nullcontext(): _train_phases(learn, recipe, run, checkpoint, _phases(recipe, lr))
+
+def _train_phases(learn, recipe, run, checkpoint, phases):
+    "Go through `phases`, or what a resumed run has left of them"
     for run.phase,(epochs, arguments) in enumerate(phases):
         if checkpoint and run.phase < checkpoint['phase']: continue
         if len(phases) > 1: (learn.freeze, learn.unfreeze)[run.phase]()
@@ -214,14 +230,22 @@ def _fit(learn, recipe, run, checkpoint=None):
         for o in learn.cbs:
             if isinstance(o, (CPUBFloat16, ComputeCounter)): o.stop()
             if isinstance(o, MixedPrecision) and o.autocast: o.autocast.__exit__(None, None, None)
-        if isinstance(e, KeyboardInterrupt):
+        if isinstance(e, KeyboardInterrupt) and run.folder:
             run.note(status='interrupted')
             print(f'Interrupted after {run.card["epochs_done"]} whole epoch(s). `load_run({str(run.folder)!r})` opens the best of them, '
                   f'`resume_run({str(run.folder)!r})` goes on.')
         raise
 
+# %% ../nbs/07_learner.ipynb #7c980df9
 def _finish(learn, run, verbose=True):
-    "Take the best weights, calibrate and measure them on validation, and complete the run's folder"
+    "Take the best weights, calibrate and measure them on validation, and complete the run's folder; the first process does, and tells the others"
+    if run.folder:
+        with alone(): _complete(learn, run, verbose)
+    if several := _several(): _follow(learn, several)
+    return learn
+
+def _complete(learn, run, verbose):
+    "Measure the best weights, and write all that a finished run has"
     load_weights(learn.model, run.folder/'weights.safetensors')
     learn.run_folder = run.folder
     calibrate(learn)
@@ -233,9 +257,20 @@ def _finish(learn, run, verbose=True):
     (run.folder/'checkpoint.pt').unlink(missing_ok=True)
     learn.report = report
     if verbose: print(f'Validation, best of {len(learn.history.rows)} epoch(s):\n{report}\nKept in {run.folder}')
-    return learn
 
-# %% ../nbs/07_learner.ipynb #fae89ad6
+# %% ../nbs/07_learner.ipynb #30db5129
+def _follow(learn, several):
+    "Give every process the best weights, calibration, report and folder of the first"
+    make = lambda: dict(state={k:v.cpu() for k,v in learn.model.state_dict().items()}, calibration=learn.calibrated.calibration.to_json(),
+                        report=learn.report, run_folder=learn.run_folder)
+    told = several.from_first(make)
+    if not rank_distrib(): return
+    learn.model.load_state_dict(told['state'])
+    learn.report, learn.run_folder = told['report'], told['run_folder']
+    learn.remove_cbs(getattr(learn, 'calibrated', None))
+    learn.add_cb(Calibrated(Calibration.from_json(told['calibration'])))
+
+# %% ../nbs/07_learner.ipynb #5d233f25
 def _card(recipe, root, seed, subset, dls, arguments):
     "What a run says of itself before it starts"
     versions = dict(cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
@@ -247,6 +282,7 @@ def _data_digest(dls):
     lines = sorted(f'{o.split} {o.label} {o.digest}' for part in (dls.train, dls.valid) for o in part.items)
     return hashlib.blake2b('\n'.join(lines).encode(), digest_size=16).hexdigest()
 
+# %% ../nbs/07_learner.ipynb #fae89ad6
 def train_learner(
     path=None, # Folder or zip of the dataset; None looks in the usual places, and never takes the demo set
     recipe='quick', # Name in `RECIPES`, or a `Recipe`
@@ -270,13 +306,17 @@ def train_learner(
     if hasattr(subset, 'item'): subset = subset.item() # a number of NumPy's, which JSON does not know
     set_seed(seed)
     extra = [str(Path(o).expanduser().resolve()) for o in ([extra] if isinstance(extra, (str, Path)) else extra or [])]
-    dls, chosen = _loaders(root, chosen, seed, subset, num_workers, extra=extra)
-    learn = _learner_of(dls, chosen, seed, precision, cbs, pretrained=chosen.pretrained, weights_path=weights_path)
+    if several := _several():
+        first = several.join_processes().main_process_first() # it decodes and downloads
+        if precision == 'auto' and not torch.cuda.is_available(): precision = several.from_first(lambda: 'bfloat16' if has_fast_bfloat16() else 'float32')
+    with first if several else nullcontext():
+        dls, chosen = _loaders(root, chosen, seed, subset, num_workers, extra=extra)
+        learn = _learner_of(dls, chosen, seed, precision, cbs, pretrained=chosen.pretrained, weights_path=weights_path)
     arguments = dict(precision=precision, extra=extra, weights_path=str(weights_path) if weights_path else None, stats=_stats_of(dls))
     with new_run(out, chosen.name) as folder:
         run = RunKeeper(folder, _card(chosen, root, seed, subset, dls, arguments))
-        _write(folder/'valid.txt', '\n'.join(o.digest for o in dls.valid.items))
-        with nullcontext() if verbose else learn.no_logging(): _fit(learn, chosen, run)
+        if folder: _write(folder/'valid.txt', '\n'.join(o.digest for o in dls.valid.items))
+        with nullcontext() if verbose and folder else learn.no_logging(): _fit(learn, chosen, run)
         return _finish(learn, run, verbose)
 
 # %% ../nbs/07_learner.ipynb #4bd60e1e
@@ -329,22 +369,24 @@ def resume_run(
     if _read_run(folder)['status'] == 'finished':
         (folder/'checkpoint.pt').unlink(missing_ok=True)
         return load_run(folder, path, cbs)
-    with locked(folder): return _resume(folder, path, verbose, cbs)
+    if several := _several(): several.join_processes()
+    with nullcontext() if rank_distrib() else locked(folder): return _resume(folder, path, verbose, cbs)
 
 def _resume(folder, path, verbose, cbs):
     "Go on with the run in `folder`, whose lock is held"
     card, file = _read_run(folder), folder/'checkpoint.pt'
-    for o in folder.glob('.[0-9]*'): o.unlink() # half files of a run that was killed
+    if not rank_distrib():
+        for o in folder.glob('.[0-9]*'): o.unlink() # half files of a run that was killed
     if 'data_digest' not in card: raise ValueError(f'The run in {folder} was begun by an earlier version, which kept no checkpoint: train anew.')
     learn = load_run(folder, path, cbs)
     if card['data_digest'] != _data_digest(learn.dls):
         raise ValueError(f'The images in {learn.dls.path} are not those that the run in {folder} began with: name the right copy, or train anew.')
-    run, checkpoint, learn.history.rows = RunKeeper(folder, card), None, []
+    run, checkpoint, learn.history.rows = RunKeeper(None if rank_distrib() else folder, card), None, []
     if file.exists():
         checkpoint = torch.load(file, map_location=learn.dls.device, weights_only=True)
         learn.history.rows = checkpoint['rows']
         run.keep_rows(checkpoint['rows'], checkpoint['average'][0] if checkpoint['average'] else checkpoint['model'])
-    with nullcontext() if verbose else learn.no_logging(): _fit(learn, recipe_from_json(json.dumps(card['recipe'])), run, checkpoint)
+    with nullcontext() if verbose and run.folder else learn.no_logging(): _fit(learn, recipe_from_json(json.dumps(card['recipe'])), run, checkpoint)
     return _finish(learn, run, verbose)
 
 # %% ../nbs/07_learner.ipynb #de8fc0d9

@@ -125,6 +125,7 @@ CIFAKE_STATS = (0.4719, 0.4628, 0.4177), (0.2375, 0.2374, 0.2659) # mean and dev
 # %% ../nbs/02_loaders.ipynb #f01a7a3c
 class ItemDL(TfmdDL):
     "A `TfmdDL` that keeps, in `taken`, the positions of its items in the order of its last pass"
+    taken = None
     def get_idxs(self):
         self.taken = super().get_idxs()
         return self.taken

@@ -27,7 +27,7 @@ from .loaders import CIFAKE_STATS, ImageStore, MemoryDL, _file, _label, _split, 
 from .metrics import wilson
 from .models import load_weights
 from .recipes import fit_to, get_recipe
-from .runs import RunKeeper, new_run
+from .runs import RunKeeper, new_run, refuse_several
 
 # %% ../nbs/12_objects.ipynb #5eebbca9
 _SOURCES = {'FAKE': ('FAKE',), 'REAL': ('REAL',), 'both': tuple(LABELS)}
@@ -96,6 +96,7 @@ def train_objects(
     **overrides, # Fields of the recipe to change, such as `epochs=3`
 )->Learner: # With the best weights by validation loss, and `learn.run_folder`
     "Train a classifier of the ten objects"
+    refuse_several('train_objects')
     chosen = replace(get_recipe(recipe, **overrides), objects=False, outputs=2)
     if weights_path is not None: chosen = replace(chosen, pretrained=True)
     set_seed(seed)

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from .learner import train_learner
 from .models import create_model
 from .recipes import Recipe, get_recipe
-from .runs import history
+from .runs import history, refuse_several
 
 # %% ../nbs/13_search.ipynb #16ed77df
 def _arguments_of(recipe):
@@ -73,6 +73,7 @@ def search_recipe(
     **overrides, # Fields of the recipe to change, such as `epochs=1`
 ): # optuna `Study`, whose direction is up
     "Search settings of a recipe by accuracy on validation; `ValueError` for a space that does not fit the recipe, `ImportError` without Optuna"
+    refuse_several('search_recipe')
     optuna, integration = _optuna()
     chosen, space = get_recipe(recipe, **overrides), space or dict(bs=[32, 64, 128, 256], lr=(1e-4, 3e-2, 'log'))
     _check_space(chosen, space)

@@ -18,14 +18,13 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import set_seed
+from fastai.torch_core import get_model, num_distrib, rank_distrib, set_seed
 from timm.optim import Muon
 from timm.utils import ModelEmaV3
 from torch.nn.functional import conv2d, interpolate
 from torch.utils.flop_counter import FlopCounterMode
 from .augment import random_windows
 from .data import OBJECTS
-from .loaders import ItemDL
 from .models import WhitenedConv, fold_objects
 
 # %% ../nbs/05a_training.ipynb #51250cae
@@ -108,7 +107,7 @@ class ObjectTargets(Callback):
     def __init__(self): self.known, self.objects, self.taken = False, None, None
     def before_train(self):
         names = [getattr(o, 'object_class', '') for o in getattr(self.dl, 'items', [])]
-        self.known = isinstance(self.dl, ItemDL) and set(names) <= set(OBJECTS)
+        self.known = hasattr(self.dl, 'taken') and set(names) <= set(OBJECTS)
         self.objects = torch.tensor([OBJECTS.index(o) for o in names], device=self.dl.device) if self.known else None
     def before_batch(self):
         if not self.known: return
@@ -160,18 +159,18 @@ class WeightAverage(Callback):
     def before_train(self):
         if hasattr(self.learn, 'lr_finder'): return
         if self.average is None:
-            self.average, self.steps = self.start(self.learn.model), 0
+            self.average, self.steps = self.start(get_model(self.learn.model)), 0
         self.give_back()
     def after_step(self):
         if self.average is None: return
         self.steps += 1
-        self.average.update(self.learn.model, self.steps)
+        self.average.update(get_model(self.learn.model), self.steps)
     def before_validate(self):
         if self.average is not None and self.own is None: self.own, self.learn.model = self.learn.model, self.average.module
     def after_fit(self):
         if self.average is None or hasattr(self.learn, 'gather_preds'): return # predictions in the middle of a training
         self.give_back()
-        self.learn.model.load_state_dict(self.average.module.state_dict())
+        get_model(self.learn.model).load_state_dict(self.average.module.state_dict())
         self.average = None
     def restore(self, model, state, steps):
         "Go on with the average `state` of the weights of `model` after `steps` steps"
@@ -244,8 +243,9 @@ class EpochSeed(Callback):
         self.seed, self.done = seed, done
     def before_train(self):
         number = random.Random(f'{self.seed} {self.done}').randrange(2**32)
-        set_seed(number)
-        self.dls.train.rng = random.Random(number)
+        set_seed(number + rank_distrib()) # several processes augment in several ways
+        loader = self.dls.train
+        getattr(loader, 'dl', loader).rng = random.Random(number)
     def after_train(self):
         if not hasattr(self.learn, 'lr_finder'): self.done += 1
 
@@ -265,7 +265,7 @@ class ComputeCounter(Callback):
         self.mode.__enter__()
     def after_batch(self):
         if self.mode is not None: self.of_shape[self.shape] = self.mode.get_total_flops()
-        self.flops += self.of_shape.get(self.shape, 0)
+        self.flops += self.of_shape.get(self.shape, 0)*max(1, num_distrib())
         self.stop()
     def stop(self):
         "Stop watching, also after an interruption"
