@@ -86,7 +86,9 @@ def _unpacked(archive):
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         _extract(archive, Path(work)/'content')
-        os.rename(Path(work)/'content', target)
+        try: os.rename(Path(work)/'content', target)
+        except OSError: # another process unpacked it meanwhile
+            if not target.exists(): raise
     return target
 
 # %% ../nbs/00_data.ipynb #cb84a4e4

@@ -147,8 +147,9 @@ def demo_cifake(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.drawing-') as work:
         _draw_set(Path(work)/'set', n, seed)
-        if path.exists(): path.rmdir() # Windows renames onto nothing
-        try: os.rename(Path(work)/'set', path)
+        try:
+            if path.exists(): path.rmdir() # Windows renames onto nothing
+            os.rename(Path(work)/'set', path)
         except OSError: # another process drew it meanwhile
             if not _is_whole(path, n, seed): raise
     return path
