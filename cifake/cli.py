@@ -89,6 +89,13 @@ def _keep_top_losses(learn):
     with alone(): axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
+def _recipe_in(file):
+    "The recipe in a JSON file; what is wrong with it is said with the file's name"
+    from cifake.recipes import recipe_from_json
+    if not Path(file).is_file(): raise FileNotFoundError(f'The recipe file {file} does not exist.')
+    try: return recipe_from_json(Path(file).read_text())
+    except ValueError as e: raise ValueError(f'{file}: {e}') from e
+
 # %% ../nbs/16_cli.ipynb #e874b821
 @command(pos=['path'], examples="""
       cifake-train --demo              train on the small stand-in set, in about half a minute
@@ -115,9 +122,8 @@ def cifake_train(
     Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
     from cifake.demo import demo_cifake
     from cifake.learner import resume_run, train_learner
-    from cifake.recipes import recipe_from_json
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
-    if recipe.endswith('.json'): recipe = recipe_from_json(Path(recipe).read_text())
+    if recipe.endswith('.json'): recipe = _recipe_in(recipe)
     path = demo_cifake() if demo else path
     if resume and (recipe, epochs, out, seed, subset, weights_path) != ('quick', None, None, 42, None, None):
         raise ValueError('`--resume` goes on with the recipe, seed and folder of the run: leave all other options out.')

@@ -27,7 +27,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from fastai.vision.core import PILImage, imagenet_stats
-from fastai.vision.learner import create_body, model_meta, vision_learner
+from fastai.vision.learner import add_head, create_body, default_split, has_pool_type, model_meta, vision_learner
 from . import __version__
 from .augment import cifake_tfms
 from .calibration import Calibrated, Calibration, DetectorLoss, Verdicts
@@ -63,16 +63,6 @@ def _stats_of(dls):
     found = next((o for o in dls.after_batch.fs if isinstance(o, Normalize)), None)
     return found and [o.flatten().tolist() for o in (found.mean, found.std)]
 
-def _fill_body(learn, arch, source, path):
-    "Load ImageNet weights from the file at `path` into the body of a `vision_learner`"
-    if source == 'timm':
-        model = learn.model[0].model
-        return load_weights(model, path, head=model.default_cfg.get('classifier') or 'head')
-    build = torchvision.models.get_model_builder(arch)
-    whole = build(weights=None)
-    load_weights(whole, path, head='classifier' if hasattr(whole, 'classifier') else 'fc')
-    learn.model[0].load_state_dict(create_body(whole, pretrained=False, cut=model_meta.get(build, {}).get('cut')).state_dict())
-
 # %% ../nbs/07_learner.ipynb #e8293ff2
 def _published(arch, source):
     "Where the ImageNet weights of `arch` are published"
@@ -89,16 +79,35 @@ def _fetching(arch, source):
         raise ConnectionError(f'The ImageNet weights of {arch!r} could not be downloaded ({type(e).__name__}). They are published at {_published(arch, source)}: '
                               'name a copy in `weights_path`, or start from random weights with `pretrained=False`.') from e
 
+# %% ../nbs/07_learner.ipynb #b49ccc2f
+def _cut(build, whole):
+    "Where the body of torchvision's network `whole` ends, as fastai's `create_body` takes it; None leaves that to fastai"
+    if build in model_meta: return model_meta[build]['cut']
+    if any(has_pool_type(o) for o in whole.children()): return None
+    if [name for name,_ in whole.named_children()][1:] == ['classifier']: return 1
+    raise ValueError(f'It is not known where the body of {build.__name__!r} ends and its head begins: choose `head="own"`.')
+
+def _torchvision_learner(dls, arch, fetch, weights_path, n_out, head, **kwargs):
+    "fastai's learner of a body of torchvision, with the `head` that a function of its channels makes, or fastai's own"
+    build = torchvision.models.get_model_builder(arch)
+    whole = build(weights='DEFAULT' if fetch else None)
+    if weights_path is not None: load_weights(whole, weights_path, head='classifier' if hasattr(whole, 'classifier') else 'fc')
+    body = create_body(whole, cut=_cut(build, whole))
+    n_in = body.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
+    return Learner(dls, add_head(body, n_in, n_out, head=head and head(n_in)), **{'splitter': model_meta.get(build, {}).get('split', default_split), **kwargs})
+
+def _timm_learner(dls, arch, fetch, weights_path, n_out, head, **kwargs):
+    "The same of a body of timm"
+    learn = vision_learner(dls, arch, normalize=False, pretrained=fetch, n_out=n_out, custom_head=head and head(timm.create_model(arch, num_classes=0).num_features), **kwargs)
+    model = learn.model[0].model
+    if weights_path is not None: load_weights(model, weights_path, head=model.default_cfg.get('classifier') or 'head')
+    if hasattr(model, 'pre_logits'): model.pre_logits = torch.nn.Identity() # of VGG's own head, never run
+    return learn
+
 def _split_learner(dls, arch, source, pretrained, weights_path, n_out, head, hidden, dropout, **kwargs):
     "fastai's learner of a body with a head on it"
-    build = arch if source == 'timm' else torchvision.models.get_model_builder(arch)
-    if head == 'dense':
-        body = timm.create_model(arch, num_classes=0) if source == 'timm' else create_body(build(weights=None), pretrained=False, cut=model_meta.get(build, {}).get('cut'))
-        n_in = body.num_features if source == 'timm' else body.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
-        kwargs['custom_head'] = dense_head(n_in, n_out, hidden, dropout)
-    learn = vision_learner(dls, build, normalize=False, pretrained=pretrained and weights_path is None, n_out=n_out, **kwargs)
-    if weights_path is not None: _fill_body(learn, arch, source, weights_path)
-    if hasattr(getattr(learn.model[0], 'model', None), 'pre_logits'): learn.model[0].model.pre_logits = torch.nn.Identity() # of VGG's own head, never run
+    make = _timm_learner if source == 'timm' else _torchvision_learner
+    learn = make(dls, arch, pretrained and weights_path is None, weights_path, n_out, partial(dense_head, n_out=n_out, hidden=hidden, dropout=dropout) if head == 'dense' else None, **kwargs)
     learn.opt = None
     if pretrained: learn.freeze()
     return learn
@@ -274,13 +283,19 @@ def _follow(learn, several):
 def _card(recipe, root, seed, subset, dls, arguments):
     "What a run says of itself before it starts"
     versions = dict(cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
-    return dict(recipe=asdict(recipe), seed=seed, subset=subset, data=str(root), data_digest=_data_digest(dls), **arguments, versions=versions,
-                started=datetime.now().isoformat(timespec='seconds'))
+    return dict(recipe=asdict(recipe), seed=seed, subset=subset, data=str(root), data_digest=_data_digest(dls), weights_digest=_file_digest(arguments.get('weights_path')),
+                **arguments, versions=versions, started=datetime.now().isoformat(timespec='seconds'))
 
-def _data_digest(dls):
-    "One digest of the training and validation images and their labels"
-    lines = sorted(f'{o.split} {o.label} {o.digest}' for part in (dls.train, dls.valid) for o in part.items)
+def _items_digest(items):
+    "One digest of images and their labels"
+    lines = sorted(f'{o.split} {o.label} {o.digest}' for o in items)
     return hashlib.blake2b('\n'.join(lines).encode(), digest_size=16).hexdigest()
+
+def _data_digest(dls): return _items_digest([*dls.train.items, *dls.valid.items])
+
+def _file_digest(file):
+    "Digest of a file's bytes; None for no file"
+    return file and hashlib.blake2b(Path(file).expanduser().read_bytes(), digest_size=16).hexdigest()
 
 # %% ../nbs/07_learner.ipynb #fae89ad6
 def train_learner(

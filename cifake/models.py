@@ -13,6 +13,7 @@ __all__ = ['register_model', 'WhitenedConv', 'side_by_side', 'Conv3x3', 'ConvLay
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import partial
+from inspect import signature
 from math import gcd
 from pathlib import Path
 import timm, torch, torchvision
@@ -305,6 +306,8 @@ def create_model(
     fetch, n_all = pretrained and weights_path is None, 1 if sigmoid else n_out*objects
     if source == 'cifake':
         if fetch: raise ValueError(f'There are no ImageNet weights of {name!r}: name a file in `weights_path`, or leave `pretrained` off.')
+        known = [o for o in signature(_REGISTRY[name]).parameters if o != 'n_out']
+        if unknown := [o for o in kwargs if o not in known]: raise ValueError(f'The network {name!r} has no argument {unknown[0]!r}. There are: {", ".join(known) or "none"}.')
         model = _REGISTRY[name](n_out=n_all, **kwargs)
     elif source == 'timm': model = timm.create_model(name, pretrained=fetch, num_classes=n_all, **kwargs)
     elif fetch: raise ValueError(f"torchvision's {name!r} keeps its 1,000 outputs with its weights: use `cifake_learner`, which gives it a new head.")

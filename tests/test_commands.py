@@ -1,0 +1,38 @@
+"Every command of ours that a page shows is one that the command line understands"
+import json, re, shlex, sys
+
+import pytest
+from check import ROOT
+import cifake.cli as cli
+
+COMMAND = re.compile(r'\b(cifake-(?:data|train|evaluate))\b(.*)')
+
+
+def shown():
+    "Page and command for each line of a fenced block, in the notebooks and in the top-level pages"
+    pages = {path: [''.join(o['source']) for o in json.loads(path.read_text(encoding='utf-8'))['cells'] if o['cell_type'] == 'markdown']
+             for path in (ROOT/'nbs').rglob('*.ipynb')}
+    pages |= {path: [path.read_text(encoding='utf-8')] for path in ROOT.glob('*.md')}
+    for path, texts in pages.items():
+        for block in re.findall(r'^```(?:bash|sh)\n(.*?)^```', '\n'.join(texts), re.DOTALL | re.MULTILINE):
+            for line in block.splitlines():
+                if found := COMMAND.search(line): yield path.name, found[1], found[2].partition(' && ')[0]
+
+
+def understood(monkeypatch, name, options):
+    "The values of `options`; `SystemExit` where the parser of the command `name` refuses them"
+    monkeypatch.setattr(cli, '_run', lambda func, parser, arguments: parser.parse_args(arguments) and 0)
+    monkeypatch.setattr(sys, 'argv', [name, *shlex.split(re.sub(r'\$\(.*\)', 'VALUE', options), comments=True)])
+    with pytest.raises(SystemExit) as ended: getattr(cli, name.replace('-', '_'))()
+    return ended.value.code
+
+
+def test_pages_show_commands_that_exist(monkeypatch):
+    lines = list(shown())
+    assert {'README.md', 'reproduce-a-paper.ipynb', 'several-processes.ipynb'} <= {page for page, *_ in lines}
+    refused = [line for line in lines if understood(monkeypatch, *line[1:])]
+    assert not refused, refused
+
+
+def test_a_misspelt_option_is_found(monkeypatch):
+    assert understood(monkeypatch, 'cifake-train', '--weights_path file') == 2
