@@ -1,5 +1,5 @@
 "Two processes that torchrun starts on this machine train one detector, and go on after a kill"
-import json, os, signal, subprocess, sys, time
+import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, psutil, pytest
 from safetensors.torch import load_file
@@ -66,3 +66,21 @@ def test_one_sentence_for_a_folder_in_use(tmp_path):
     done = train('--demo', '--recipe', 'lenet', '--epochs', '1', '--out', 'used', cwd=tmp_path)
     assert done.returncode != 0 and 'used is not empty' in done.stderr
     assert [o.name for o in (tmp_path/'used').iterdir()] == ['mine.txt']
+
+
+def test_two_machines_train_one_detector(tmp_path):
+    "Two machines of one process each, as `torchrun --nnodes 2` has them, here at two folders of one machine"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        meeting = ['--nnodes', '2', '--nproc-per-node', '1', '--rdzv-backend', 'c10d', '--rdzv-id', 'cifake', '--rdzv-endpoint', f'127.0.0.1:{s.getsockname()[1]}']
+    recipe = recipe_in(tmp_path, lr=0.01, epochs=1)
+    machines = [tmp_path/o for o in ('first', 'second')]
+    for o in machines: o.mkdir()
+    command = [sys.executable, '-m', 'torch.distributed.run', *meeting, '--local-addr', '127.0.0.1', '--no-python', BIN/'cifake-train', '--demo', '--recipe', recipe, '--out', 'run']
+    both = [subprocess.Popen(command, cwd=o, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for o in machines]
+    said = [o.communicate(timeout=300) for o in both]
+    assert [o.returncode for o in both] == [0, 0], said
+    assert sorted(out.count('Kept in run') for out, _ in said) == [0, 1]
+    (kept,) = [o/'run' for o in machines if (o/'run').exists()]
+    card = json.loads((kept/'recipe.json').read_text())
+    assert card['status'] == 'finished' and card['epochs_done'] == 1
