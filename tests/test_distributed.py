@@ -37,7 +37,7 @@ def test_two_processes_leave_one_run(tmp_path):
 
 
 def test_killed_together_and_resumed(tmp_path):
-    recipe = recipe_in(tmp_path, lr=0.01, epochs=40)
+    recipe = recipe_in(tmp_path, lr=0.01, epochs=16)
     whole = train('--demo', '--recipe', recipe, '--out', 'whole', cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     killed = tmp_path/'killed'
@@ -50,14 +50,14 @@ def test_killed_together_and_resumed(tmp_path):
         for o in psutil.Process(training.pid).children(recursive=True): o.kill() # torchrun gives its processes sessions of their own
     finally: os.killpg(training.pid, signal.SIGKILL)
     text, _ = training.communicate(timeout=60)
-    assert 3 <= epochs() < 40, text
+    assert 3 <= epochs() < 16, text
     assert json.loads((killed/'recipe.json').read_text())['status'] == 'started'
     went_on = train('--resume', 'killed', cwd=tmp_path)
     assert went_on.returncode == 0, went_on.stderr
     a, b = (load_file(tmp_path/o/'weights.safetensors') for o in ('whole', 'killed'))
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-5
     a, b = (pd.read_csv(tmp_path/o/'history.csv') for o in ('whole', 'killed'))
-    assert len(a) == len(b) == 40 and (a.valid_loss - b.valid_loss).abs().max() < 1e-4
+    assert len(a) == len(b) == 16 and (a.valid_loss - b.valid_loss).abs().max() < 1e-4
 
 
 def test_one_sentence_for_a_folder_in_use(tmp_path):
