@@ -12,7 +12,6 @@ __all__ = ['FORMATS', 'SUFFIXES', 'MAX_BYTES', 'MAX_PIXELS', 'FILTERS', 'Picture
 import io, os, stat, warnings
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
