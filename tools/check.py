@@ -3,7 +3,7 @@
 1. nbdev-clean and nbdev-export leave the tree unchanged
 2. README.md is what nbs/index.ipynb gives, and badges what pyproject.toml gives
 3. pyflakes finds no name that is used without an import, as one from a hidden cell would be, and no import without use
-4. every notebook passes, without the dataset
+4. every notebook passes, without the dataset; tutorials and how-tos do in 6, alone in an empty folder
 5. with $CIFAKE_PATH set to the dataset, every notebook that has `#| slow` cells passes with them
 6. tests/: the wheel in a fresh environment, the tutorials there, the site in a browser, the command line
 """
@@ -123,7 +123,7 @@ def main():
     check_readme()
     check_names()
     notebooks = [p for p in tree() if p.suffix == '.ipynb' and p.parts[0] == 'nbs' and not p.name.startswith('_')]
-    check_notebooks(notebooks, CIFAKE_PATH=None)
+    check_notebooks([p for p in notebooks if p.parent.name not in ('tutorials', 'how-to')], CIFAKE_PATH=None)
     slow = [path for path in notebooks if SLOW.search((ROOT/path).read_text(encoding='utf-8'))]
     data = os.environ.get('CIFAKE_PATH')
     if data and Path(data).exists(): check_notebooks(slow, flags='slow', CIFAKE_PATH=str(Path(data).resolve()))
