@@ -3,9 +3,9 @@
 1. nbdev-clean and nbdev-export leave the tree unchanged
 2. README.md is what nbs/index.ipynb gives, and badges what pyproject.toml gives
 3. pyflakes finds no name that is used without an import, as one from a hidden cell would be, and no import without use
-4. every notebook passes, without the dataset; tutorials and how-tos do in 6, alone in an empty folder
-5. with $CIFAKE_PATH set to the dataset, every notebook that has `#| slow` cells passes with them
-6. tests/: the wheel in a fresh environment, the tutorials there, the site in a browser, the command line
+4. every notebook passes, without the dataset; tutorials and how-tos do in 5, alone in an empty folder. With $CIFAKE_PATH
+   set to the dataset, those that have `#| slow` cells pass with them instead
+5. tests/: the wheel in a fresh environment, the tutorials there, the site in a browser, the command line
 """
 import os, sys
 
@@ -90,16 +90,16 @@ def check_names():
     report('pyflakes', 'passed' if ok else 'failed', seconds, '' if ok else text)
 
 
-def check_notebooks(paths, flags='', **env):
-    "Test each notebook in a process of its own, two at a time, sharing the cores, in a copy: what they train is not kept"
+def check_notebooks(jobs):
+    """Test each notebook in a process of its own, two at a time, sharing the cores, in a copy: what they train is not kept.
+    `jobs` are pairs of path and dataset: with a dataset, slow cells are run too. Those come first, since they take longest"""
     workers = min(2, CORES)
-    env['OMP_NUM_THREADS'] = str(max(1, CORES // workers))
+    env = dict(OMP_NUM_THREADS=str(max(1, CORES // workers)))
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(workers) as pool:
         folder = copy_tree(Path(temporary)/'cifake')
-        test = lambda path: run(script('nbdev-test'), path, '--flags', flags, cwd=folder, **{**env, 'PYTHONPATH': str(folder)})
-        for path, (ok, text, seconds) in zip(paths, pool.map(test, paths)):
-            name = f'{path}{" with its slow cells" if flags else ""}'
-            report(name, 'passed' if ok else 'failed', seconds, '' if ok else text)
+        test = lambda job: run(script('nbdev-test'), job[0], '--flags', 'slow' if job[1] else '', cwd=folder, **env, CIFAKE_PATH=job[1], PYTHONPATH=str(folder))
+        for (path, data), (ok, text, seconds) in zip(jobs, pool.map(test, jobs)):
+            report(f'{path}{" with its slow cells" if data else ""}', 'passed' if ok else 'failed', seconds, '' if ok else text)
 
 
 def check_tests():
@@ -123,11 +123,12 @@ def main():
     check_readme()
     check_names()
     notebooks = [p for p in tree() if p.suffix == '.ipynb' and p.parts[0] == 'nbs' and not p.name.startswith('_')]
-    check_notebooks([p for p in notebooks if p.parent.name not in ('tutorials', 'how-to')], CIFAKE_PATH=None)
     slow = [path for path in notebooks if SLOW.search((ROOT/path).read_text(encoding='utf-8'))]
     data = os.environ.get('CIFAKE_PATH')
-    if data and Path(data).exists(): check_notebooks(slow, flags='slow', CIFAKE_PATH=str(Path(data).resolve()))
-    else:
+    data = str(Path(data).resolve()) if data and Path(data).exists() else None
+    others = [p for p in notebooks if p.parent.name not in ('tutorials', 'how-to') and not (data and p in slow)]
+    check_notebooks([*((path, data) for path in slow if data), *((path, None) for path in others)])
+    if not data:
         for path in slow: report(f'{path} with its slow cells: CIFAKE_PATH names no dataset here', 'skipped')
     check_tests()
     print(f'{perf_counter() - start:.0f} s in all')
