@@ -1,9 +1,10 @@
 "Every public name, for notebooks: `from cifake.all import *`"
 from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, download_pictures, find_cifake, read_items, show_versions, split_items
+from cifake.pictures import Picture, read_picture, to_square
 from cifake.demo import demo_cifake
 from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import RandomBlur, RandomJPEG, RandomNoise, RandomResample, cifake_tfms
-from cifake.spectrum import mean_spectrum, plot_spectrum
+from cifake.spectrum import cifake_spectrum, mean_spectrum, plot_spectrum
 from cifake.models import BirdLotfiCNN, CifakeNet, CifakeViT, LeNet, MLP, OneSigmoid, create_model, list_models, register_model
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
 from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, ObjectTargets, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
@@ -13,7 +14,8 @@ from cifake.evaluate import Report, calibrate, compare, evaluate, mcnemar
 from cifake.runs import history, plot_history
 from cifake.learner import cifake_learner, find_lr, load_pretrained, load_run, resume_run, train_learner
 from cifake.interpret import CifakeInterpretation
-from cifake.attribution import attention_maps, cam_maps, default_layer, faithfulness, map_layers, map_results, overlap, plot_maps, plot_mean_maps, where
+from cifake.maps import attention_maps, cam_maps, default_layer, map_layers, plot_maps
+from cifake.attribution import curves, faithfulness, map_results, map_scores, mean_curves, overlap, plot_curves, plot_mean_maps, road, where
 from cifake.robustness import CORRUPTIONS, corrupt, cross_dataset_table, plot_robustness, robustness_table
 from cifake.compare import compare_recipes, cost_of, leaderboard, plot_leaderboard
 from cifake.objects import object_dls, train_objects, transfer_table

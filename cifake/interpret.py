@@ -19,7 +19,7 @@ from .data import LABELS
 from .evaluate import _two_columns, calibration_of, plot_counts
 from .metrics import wilson
 
-# %% ../nbs/08_interpret.ipynb #dd9b840e
+# %% ../nbs/08_interpret.ipynb #6b6e1634
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
     def __init__(self,
@@ -40,17 +40,18 @@ class CifakeInterpretation(ClassificationInterpretation):
         self.table['called'] = np.where(self.table.p_fake >= calibration_of(learn).threshold, 'FAKE', 'REAL')
         self.table['loss'] = np.asarray(losses, dtype=float)
 
-    @classmethod
-    def from_learner(cls,
-        learn, # Trained learner
-        ds_idx:int=1, # 1 for validation, 0 for training; unused where `dl` is given
-        dl=None, # Another loader, such as `test_dl(learn.dls)`
-        act=None, # Activation that turns outputs into probabilities; None takes the loss's own
-    ): # `CifakeInterpretation`
-        "Predict every image of a loader, once"
-        if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
-        with learn.no_bar(), learn.no_logging(): probabilities, _, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
-        return cls(learn, dl, losses, act, probabilities)
+# %% ../nbs/08_interpret.ipynb #81acde29
+@patch(cls_method=True)
+def from_learner(cls:CifakeInterpretation,
+    learn, # Trained learner
+    ds_idx:int=1, # 1 for validation, 0 for training; unused where `dl` is given
+    dl=None, # Another loader, such as `test_dl(learn.dls)`
+    act=None, # Activation that turns outputs into probabilities; None takes the loss's own
+): # `CifakeInterpretation`
+    "Predict every image of a loader, once"
+    if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+    with learn.no_bar(), learn.no_logging(): probabilities, _, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+    return cls(learn, dl, losses, act, probabilities)
 
 # %% ../nbs/08_interpret.ipynb #3a9d0b37
 @patch
@@ -85,7 +86,7 @@ def report(self:CifakeInterpretation)->pd.DataFrame: # Precision, recall, F1 and
     table = pd.DataFrame(values).T.astype({'support':int})
     return table if accuracy is None else pd.concat([table, pd.DataFrame({'f1-score':accuracy, 'support':len(self.table)}, index=['accuracy'])])
 
-# %% ../nbs/08_interpret.ipynb #26c072ee
+# %% ../nbs/08_interpret.ipynb #59303412
 @patch
 def plot_images(self:CifakeInterpretation,
     rows, # Positions in `table` of the images to draw
@@ -105,6 +106,7 @@ def plot_images(self:CifakeInterpretation,
         ax.set_title(f'{o.label} {o.p_fake:.2f}\n{o.object_class}', fontsize=8, color='black' if o.label == o.called else 'crimson')
     return axs
 
+# %% ../nbs/08_interpret.ipynb #7ae9f258
 @patch
 def plot_top_losses(self:CifakeInterpretation,
     k:int=12, # How many
@@ -119,6 +121,7 @@ def plot_top_losses(self:CifakeInterpretation,
         table = table[table.label == label]
     return self.plot_images(table.sort_values('loss', ascending=not largest).index[:k], **kwargs)
 
+# %% ../nbs/08_interpret.ipynb #b42fabc5
 @patch
 def show_results(self:CifakeInterpretation,
     idxs=None, # Positions in `table`; None draws 12 at random
@@ -213,6 +216,28 @@ def plot_by_object(self:CifakeInterpretation,
     ax.invert_yaxis()
     ax.set(xlabel='errors (%), with 95% interval')
     return ax
+
+# %% ../nbs/08_interpret.ipynb #16c4b2e8
+@patch
+def plot_confidence_by_object(self:CifakeInterpretation,
+    bins:int=20, # Bins between 0 and 1
+    ncols:int=5, # Objects in a row of the figure
+    axs=None, # Array of axes, one for each object; None makes a figure
+): # Array of axes
+    "Histogram of `p_fake` by label for each object, most errors first, with the threshold"
+    rows, threshold = self.by_object(), calibration_of(self.learn).threshold
+    if axs is None: _, axs = plt.subplots(ceil(len(rows)/ncols), ncols, figsize=(1.9*ncols, 1.75*ceil(len(rows)/ncols)), sharex=True, sharey=True, squeeze=False, layout='constrained')
+    axs = np.asarray(axs)
+    for ax,row in zip(axs.flat, rows.itertuples()):
+        part = self.table[self.table.object_class == row.Index]
+        for label,color in zip(self.vocab, ('C1', 'C0')):
+            ax.hist(part.p_fake[part.label == label], bins=bins, range=(0,1), alpha=0.6, label=label, color=color)
+        ax.axvline(threshold, color='grey', lw=0.8, ls='--')
+        ax.set_title(f'{row.Index}: {row.errors} of {row.images} wrong', fontsize=8)
+    for ax in axs.flat[len(rows):]: ax.axis('off')
+    axs.flat[0].legend(fontsize=7)
+    axs.flat[0].figure.supxlabel('p_fake', fontsize=9)
+    return axs
 
 # %% ../nbs/08_interpret.ipynb #c8d47ab5
 @patch
