@@ -8,8 +8,8 @@ from record import RESULTS, circumstances, rows_of, save
 def main(
     names:str='mlp,lenet,quick', # Recipes of the classifiers, with commas
     seed:int=42, # Seed of the validation split, the first weights and the order of batches
-    growth:str='', # Recipe that learns from some of REAL, alone and with all of FAKE; empty leaves this part as it was measured before
-    steps:int=700, # Optimiser steps of each training of that part
+    growth:str='', # Recipes, with commas, that learn from some of REAL, alone and with all of FAKE; empty leaves this part as it was measured before
+    steps:int=1400, # Optimiser steps of each training of that part
     out:str=None, # Folder for the runs; without it, a temporary one
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
@@ -25,12 +25,10 @@ def main(
             networks={f'{a}, {b}': dict(arch=json.loads((o.run_folder/'recipe.json').read_text())['recipe']['arch'], training_images=len(o.dls.train_ds), seconds=round(history(o).seconds.sum(), 1),
                 parameters=sum(p.numel() for p in o.model.parameters()), history=history(o).round(5).to_dict('records')) for (a,b),o in nets.items()})
         save('objects', values)
-    if growth:
-        nets = {}
-        for share in (0.01, 0.05, 0.1, 0.5, 1.):
-            for source in ('REAL', 'both'):
-                name = f'{growth}-{share:g}-{source}-{seed}'
-                nets[f'{share:g}', source] = train_objects(root, growth, source, real=share, valid_source='REAL', steps=steps, seed=seed, out=folder/name)
-        values['growth'] = dict(**about, seed=seed, recipe=growth, steps=steps, rows=rows_of(transfer_table(nets, root)),
-            images={f'{a}, {b}': len(o.dls.train_ds) for (a,b),o in nets.items()})
+    for recipe in growth.split(',') if growth else ():
+        nets = {(f'{share:g}', source): train_objects(root, recipe, source, real=share, valid_source='REAL', steps=steps, seed=seed, out=folder/f'{recipe}-{share:g}-{source}-{seed}')
+                for share in (0.01, 0.05, 0.1, 0.5, 1.) for source in ('REAL', 'both')}
+        values.setdefault('growth', {})[recipe] = dict(**about, seed=seed, steps=steps, validation_images=len(next(iter(nets.values())).dls.valid_ds), rows=rows_of(transfer_table(nets, root)),
+            trainings={f'{a}, {b}': dict(training_images=len(o.dls.train_ds), bs=o.dls.train.bs, epochs=len(history(o)), best_epoch=int(history(o).valid_loss.idxmin()),
+                seconds=round(history(o).seconds.sum(), 1)) for (a,b),o in nets.items()})
         save('objects', values)

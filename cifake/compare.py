@@ -9,14 +9,19 @@ __all__ = ['cost_of', 'StopAfter', 'compare_recipes', 'leaderboard', 'plot_leade
 
 # %% ../nbs/11_compare.ipynb #18c74842
 import json, math, time
+from dataclasses import asdict, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
 from torch.utils.flop_counter import FlopCounterMode
+from .data import find_cifake, read_items
 from .evaluate import Report, evaluate, mcnemar
-from .learner import load_run, resume_run, train_learner
-from .recipes import Recipe, get_recipe
-from .runs import _write, refuse_several
+from .learner import _file_digest, _items_digest, load_run, resume_run, train_learner
+from .loaders import as_items, training_items
+from .models import model_source
+from .recipes import Recipe, fit_to, get_recipe
+from .runs import FolderBusy, FolderTaken, _write, locked, refuse_several
 
 # %% ../nbs/11_compare.ipynb #83052d37
 def cost_of(
@@ -42,35 +47,91 @@ class StopAfter(Callback):
         if self.training_ended or time.monotonic() < self.moment: return
         raise KeyboardInterrupt
     @property
-    def training_ended(self): return self.learn.epoch + 1 == self.learn.n_epoch and self.learn.run_keeper.last_phase
+    def training_ended(self):
+        keeper = getattr(self.learn, 'run_keeper', None) # absent where the learner measures, or looks for a rate
+        return keeper is None or keeper.last_phase and self.learn.epoch + 1 == self.learn.n_epoch
 
-def _same_setup(folder, recipe, seed, subset):
+# %% ../nbs/11_compare.ipynb #ce30e82c
+def _card_in(folder):
+    "The card of the run in `folder`; empty where there is none"
+    file = folder/'recipe.json'
+    return json.loads(file.read_text()) if file.exists() else {}
+
+def _images(root, seed, subset):
+    "Digest of the images that such a run sees, and the number of those it trains on; None where there are too few"
+    try: items = training_items(root, seed=seed, subset=subset)
+    except ValueError: return None, 0
+    return _items_digest(items), sum(o.split == 'train' for o in items)
+
+def _setup(recipe, seed, subset, precision, weights, images):
+    "What the card of such a run says of its set-up"
+    if weights and model_source(recipe.arch) != 'cifake': recipe = replace(recipe, pretrained=True)
+    words = ('note', 'source', 'reported', 'deviations') # for people
+    fitted = {k: v for k,v in asdict(fit_to(recipe, images[1])).items() if k not in words}
+    return json.loads(json.dumps(dict(seed=seed, subset=subset, data_digest=images[0], **fitted, precision=precision, weights_digest=_file_digest(weights))))
+
+# %% ../nbs/11_compare.ipynb #db47f237
+def _state(folder):
+    "How far the run in `folder` is: `new`, `begun`, `trained` or `measured`"
+    card = _card_in(folder)
+    if card.get('status') == 'finished': return 'measured' if 'flops' in card and (folder/'valid.json').exists() else 'trained'
+    return 'begun' if card and (folder/'weights.safetensors').exists() and (folder/'valid.txt').exists() else 'new'
+
+def _check_setup(folder, wanted):
     "Refuse a folder that holds a run of another set-up"
-    card = json.loads((folder/'recipe.json').read_text())
-    kept = {**card['recipe'], 'seed': card['seed'], 'subset': card['subset']}
-    wanted = {**vars(recipe), 'seed': seed, 'subset': subset}
-    for name in wanted:
-        if name not in ('bs', 'epochs', 'pretrained', 'model_args') and kept.get(name, wanted[name]) != wanted[name]: # small sets change the first two, a weights file the third
-            raise ValueError(f'{folder} holds a run with `{name}` {kept[name]!r}, and {wanted[name]!r} is asked for: name another folder in `out`.')
+    if _state(folder) == 'new': return
+    card = _card_in(folder)
+    kept = {**card, **card['recipe']}
+    for name,value in wanted.items():
+        if kept.get(name, value) == value: continue
+        how = dict(data_digest='on other images', weights_digest='with other `weights`').get(name, f'with `{name}` {kept.get(name)!r}, and {value!r} is asked for')
+        raise ValueError(f'{folder} holds a run {how}: name another folder in `out`.')
 
-def _run_one(folder, path, recipe, seed, subset, weights, cbs, arguments):
-    "Train or resume the run in `folder`, or pass it over"
-    if (folder/'recipe.json').exists():
-        _same_setup(folder, recipe, seed, subset)
-        if json.loads((folder/'recipe.json').read_text())['status'] == 'finished': return
-        learn = resume_run(folder, path, verbose=False, cbs=cbs)
-    else: learn = train_learner(path, recipe, out=folder, seed=seed, subset=subset, weights_path=weights, verbose=False, cbs=cbs, **arguments)
-    _keep(folder, learn)
+def _clear(folder):
+    "Remove what a process left that was killed before its run had weights"
+    if not folder.is_dir(): return
+    with locked(folder):
+        if _state(folder) != 'new': return
+        for o in (*folder.glob('.[0-9]*'), folder/'recipe.json', folder/'valid.txt'): o.unlink(missing_ok=True)
 
-def _keep(folder, learn):
+# %% ../nbs/11_compare.ipynb #d16bef02
+def _measure(folder, learn):
     "Add cost and predictions to the folder of a finished run"
-    report = evaluate(learn, split='valid')
-    print('{}: {:.2%} ({:.2%} to {:.2%}) on validation'.format(folder.name, report.accuracy, *report.intervals['accuracy']))
-    _write(folder/'valid.json', report.to_json(predictions=True))
-    card = json.loads((folder/'recipe.json').read_text())
-    _write(folder/'recipe.json', json.dumps({**card, **cost_of(learn)}, indent=1))
+    with locked(folder):
+        if _state(folder) == 'measured': return # by another process
+        report = evaluate(learn, split='valid')
+        print('{}: {:.2%} ({:.2%} to {:.2%}) on validation'.format(folder.name, report.accuracy, *report.intervals['accuracy']))
+        _write(folder/'valid.json', report.to_json(predictions=True))
+        _write(folder/'recipe.json', json.dumps({**_card_in(folder), **cost_of(learn)}, indent=1))
+
+def _run_one(folder, root, wanted, train, cbs):
+    "Bring the run in `folder` to its end, by `train` where it is to be begun"
+    _check_setup(folder, wanted)
+    if (state := _state(folder)) == 'measured': return
+    if state == 'new': _clear(folder)
+    try: learn = train(out=folder, cbs=cbs) if state == 'new' else resume_run(folder, root, verbose=False, cbs=cbs)
+    except FolderTaken:
+        if _state(folder) == 'new': raise
+        return _run_one(folder, root, wanted, train, cbs) # another process was quicker, and is gone
+    _measure(folder, learn)
 
 # %% ../nbs/11_compare.ipynb #dc747ca8
+def _check_folder(out, images):
+    "Refuse a folder with a run on another dataset"
+    for folder in sorted(o.parent for o in out.glob('*/recipe.json')):
+        card = _card_in(folder)
+        if _state(folder) != 'new' and not card.get('extra') and card['data_digest'] != images(card['seed'], card['subset'])[0]:
+            raise ValueError(f'{folder} holds a run on other images: name another folder in `out`.')
+
+def _check_names(recipes, weights):
+    "Refuse recipes of one name, and weights that belong to none or are not there"
+    names = [o.name for o in recipes]
+    if len(set(names)) < len(names): raise ValueError('Two recipes have the same name: give each a name of its own.')
+    for name,file in weights.items():
+        if name not in names: raise ValueError(f'`weights` names {name!r}, which is not among the recipes.')
+        if not Path(file).expanduser().is_file(): raise FileNotFoundError(f'`weights` names {file} for {name!r}, and there is no such file.')
+
+# %% ../nbs/11_compare.ipynb #46512842
 def compare_recipes(
     names, # Recipes: names in `RECIPES`, or `Recipe`s
     path=None, # Folder or zip of the dataset; None looks in the usual places
@@ -83,56 +144,79 @@ def compare_recipes(
     num_workers:int=None, # Processes that read images, where they do not come from memory
     **overrides, # Fields of all recipes to change, such as `epochs=2`
 )->pd.DataFrame: # `leaderboard` of the folder
-    "Train many recipes, one after the other; `ValueError` for a folder that holds another set-up"
+    "Train many recipes, one after the other; `ValueError` for a folder that holds another set-up, `FileNotFoundError` for weights that are not there"
     refuse_several('compare_recipes')
     chosen = [get_recipe(o, **overrides) for o in ([names] if isinstance(names, (str, Recipe)) else names)]
-    if len({o.name for o in chosen}) < len(chosen): raise ValueError('Two recipes have the same name: give each a name of its own.')
-    for name in weights or {}:
-        if name not in {o.name for o in chosen}: raise ValueError(f'`weights` names {name!r}, which is not among the recipes.')
+    _check_names(chosen, weights := weights or {})
+    root, out = find_cifake(path), Path(out).expanduser()
+    subset = subset.item() if hasattr(subset, 'item') else subset # a number of NumPy's, which JSON does not know
+    images = lru_cache(None, typed=True)(partial(_images, root))
+    _check_folder(out, images)
+    jobs = {out/f'{o.name}-{seed}': (o, int(seed)) for seed in seeds for o in chosen}
+    wanted = {k: _setup(o, seed, subset, precision, weights.get(o.name), images(seed, subset)) for k,(o,seed) in jobs.items()}
+    for folder in jobs: _check_setup(folder, wanted[folder]) # all of them before the first training
     end = math.inf if budget is None else time.monotonic() + 60*budget
-    arguments = dict(precision=precision, num_workers=num_workers)
-    for recipe,seed in [(o, seed) for seed in seeds for o in chosen]:
-        folder = Path(out).expanduser()/f'{recipe.name}-{seed}'
+    for folder,(recipe,seed) in jobs.items():
         if time.monotonic() >= end: break
-        try: _run_one(folder, path, recipe, int(seed), subset, (weights or {}).get(recipe.name), [StopAfter(end)], arguments)
+        train = partial(train_learner, root, recipe, seed=seed, subset=subset, weights_path=weights.get(recipe.name), precision=precision, num_workers=num_workers, verbose=False)
+        try: _run_one(folder, root, wanted[folder], train, [StopAfter(end)])
         except KeyboardInterrupt:
             if time.monotonic() < end: raise # a person's
-        except (ConnectionError, ValueError) as e:
-            if isinstance(e, ValueError) and 'Another process' not in str(e): raise
-            print(f'{folder.name} did not run: {e}')
-    return leaderboard(out, path=path)
+        except (ConnectionError, FolderBusy) as e: print(f'{folder.name} did not run: {e}')
+    return leaderboard(out, path=root)
 
 # %% ../nbs/11_compare.ipynb #0d5965c5
-def _report(folder, split, path):
-    "The report of a run with its predictions, measured where it was not yet"
-    file = folder/f'{split}.json'
-    if not file.exists():
-        if split == 'valid': report = evaluate(load_run(folder, path), split='valid')
-        else: report = evaluate(load_run(folder, data=False), path or json.loads((folder/'recipe.json').read_text())['data'])
-        _write(file, report.to_json(predictions=True))
+def _test_digest(path):
+    "One digest of all readable images of a dataset"
+    table = read_items(root := find_cifake(path))
+    return _items_digest(as_items(table[table.error == ''], root))
+
+def _on_test(folder, path, digest):
+    "The report of a run on the test of the dataset at `path`, measured where it was not yet"
+    file, known = folder/'test.json', _card_in(folder).get('tested_on')
+    asked = digest(path) if Path(path).exists() or not known else known # a run whose dataset is not at hand keeps its numbers
+    if not file.exists() or known != asked:
+        _write(file, evaluate(load_run(folder, data=False), path).to_json(predictions=True))
+        _write(folder/'recipe.json', json.dumps({**_card_in(folder), 'tested_on': asked}, indent=1))
     return Report.from_json(file.read_text())
 
-def _row(folder, report, best):
-    "What the leaderboard says of one run"
-    card = json.loads((folder/'recipe.json').read_text())
+def _on_validation(folder, path):
+    "The report of a run on its own validation part, measured where it was not yet"
+    file = folder/'valid.json'
+    if not file.exists(): _write(file, evaluate(load_run(folder, path), split='valid').to_json(predictions=True))
+    return Report.from_json(file.read_text())
+
+def _measured_on(folder, split):
+    "What tells the images apart that a run was measured on"
+    return _card_in(folder)['tested_on'] if split == 'test' else sorted((folder/'valid.txt').read_text().split())
+
+# %% ../nbs/11_compare.ipynb #b7c966f9
+def _scores(report, prefix=''):
+    "Measures of a report, as columns"
     low, high = report.intervals['accuracy']
-    same = best is not None and set(best.predictions.path) == set(report.predictions.path)
-    return dict(recipe=card['recipe']['name'], seed=card['seed'], accuracy=report.accuracy, low=low, high=high, f1=report.f1, auc=report.auc, images=report.n,
-        p_value=mcnemar(best, report)['p_value'] if same and best is not report else math.nan, size=card['recipe']['size'], epochs=card['epochs_done'],
+    return {f'{prefix}{k}': v for k,v in dict(accuracy=report.accuracy, low=low, high=high, f1=report.f1, auc=report.auc, images=report.n).items()}
+
+def _row(folder, report, p_value):
+    "What the leaderboard says of one run"
+    card = _card_in(folder)
+    twice = {**_scores(report), **(_scores(report.clean, 'clean_') if report.clean else {})}
+    return dict(recipe=card['recipe']['name'], seed=card['seed'], **twice, p_value=p_value, size=card['recipe']['size'], epochs=card['epochs_done'],
         parameters=card.get('parameters'), flops=card.get('flops'), minutes=card.get('seconds', math.nan)/60, pflop=card.get('training_pflop'))
 
 def leaderboard(
     out='runs/compare', # Folder with the folders of runs, as `compare_recipes` leaves it
     split:str='valid', # `valid`, or `test` for the sealed test
     path=None, # Folder or zip of the dataset; None uses the one each was trained on
-)->pd.DataFrame: # A row for each finished run, the best first: `accuracy` with its 95% interval, `f1`, `auc`, number of `images`, `p_value` of McNemar's test against the best, `size` in pixels, `epochs`, `parameters`, `flops` of one image, `minutes` and `pflop` of the training
+)->pd.DataFrame: # A row for each finished run, the best first: `accuracy` with its 95% interval, `f1`, `auc`, number of `images`, for the test all of these without leaked files too (`clean_accuracy`, ...), `p_value` of McNemar's test against the best, `size` in pixels, `epochs`, `parameters`, `flops` of one image, `minutes` and `pflop` of the training
     "Accuracy and cost of runs; `FileNotFoundError` where there are none"
-    if split not in ('valid', 'test'): raise ValueError(f'`split` is {split!r}: it is `valid` or `test`.')
+    if split not in ('test', 'valid'): raise ValueError(f'`split` is {split!r}: it is `valid` or `test`.')
     cards = {o.parent: json.loads(o.read_text()) for o in sorted(Path(out).expanduser().glob('*/recipe.json'))}
     if not cards: raise FileNotFoundError(f'There is no run in {out}: train some with `compare_recipes`.')
-    reports = {o: _report(o, split, path) for o,card in cards.items() if card['status'] == 'finished'}
+    done, digest = {k: path or card['data'] for k,card in cards.items() if card['status'] == 'finished'}, cache(_test_digest)
+    reports = {k: _on_test(k, o, digest) if split == 'test' else _on_validation(k, o) for k,o in done.items()}
     order = sorted(reports, key=lambda o: -reports[o].accuracy)
-    rows = [_row(o, reports[o], reports[order[0]]) for o in order]
+    def p_value(o): return mcnemar(reports[order[0]], reports[o])['p_value'] if o != order[0] and _measured_on(o, split) == _measured_on(order[0], split) else math.nan
+    rows = [_row(o, reports[o], p_value(o)) for o in order]
     return pd.DataFrame(rows, columns=None if rows else ['recipe', 'seed', 'accuracy']).set_index(['recipe', 'seed'])
 
 # %% ../nbs/11_compare.ipynb #99477d2b

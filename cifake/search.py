@@ -8,32 +8,37 @@ Docs: https://OWNER.github.io/cifake/search.html.md"""
 __all__ = ['PAPER_SPACES', 'with_settings', 'search_recipe', 'best_recipe', 'plot_search']
 
 # %% ../nbs/13_search.ipynb #040e7253
-import inspect, tempfile
-from dataclasses import fields, replace
+import inspect, json, os, platform, tempfile, time
+from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
-import matplotlib.pyplot as plt
-from .learner import train_learner
-from .models import create_model
+import matplotlib.pyplot as plt, numpy as np
+from .learner import _items_digest, train_learner
+from .loaders import training_items
+from .models import create_model, model_source
 from .recipes import Recipe, get_recipe
 from .runs import history, refuse_several
 
 # %% ../nbs/13_search.ipynb #16ed77df
 def _arguments_of(recipe):
-    "Names of the arguments of the recipe's network"
+    "Names of the arguments of the recipe's network, where they can be set"
+    if model_source(recipe.arch) != 'cifake' and recipe.head != 'own': return []
     return [o for o in inspect.signature(type(create_model(recipe.arch))).parameters if o != 'n_out']
 
 def _check_space(recipe, space):
-    "Refuse a space that names what there is not"
+    "Refuse a space that names what there is not, or offers what does not fit"
     known = [f.name for f in fields(Recipe)] + _arguments_of(recipe)
     if not space: raise ValueError('The space is empty: name fields of the recipe, such as `dict(lr=(1e-4, 1e-1, "log"))`.')
     for name,values in space.items():
         if name not in known:
             near = get_close_matches(name, known, 1, 0.5)
-            raise ValueError(f'{name!r} is neither a field of a recipe nor an argument of {recipe.arch!r}.' + (f' Nearest: {near[0]}.' if near else ''))
+            raise ValueError(f'{name!r} is neither a field of a recipe nor an argument of {recipe.arch!r} that can be set with the head {recipe.head!r}.' + (f' Nearest: {near[0]}.' if near else ''))
         if not values or not isinstance(values, (list, tuple)) or isinstance(values, tuple) and not (len(values) in (2, 3) and values[0] < values[1] and values[2:] in ((), ('log',))):
             raise ValueError(f'The space of {name!r} is {values!r}: give a list of choices, or (lowest, highest), or (lowest, highest, "log").')
+        for value in values if isinstance(values, list) else values[:2]: with_settings(recipe, {name: value}) # as the recipe says what it refuses
 
+# %% ../nbs/13_search.ipynb #163759df
 def with_settings(
     recipe:Recipe, # Set-up to change
     settings:dict, # Values by name of a field of the recipe, or of an argument of its network
@@ -58,7 +63,57 @@ def _proposed(trial, name, values):
     suggest = trial.suggest_int if all(isinstance(o, int) for o in values[:2]) else trial.suggest_float
     return suggest(name, *values[:2], log=values[2:] == ('log',))
 
+_CLASHES = 'OperationalError', 'ProgrammingError', 'IntegrityError', 'StorageInternalError' # of SQLAlchemy and of Optuna
+
+def _create_study(optuna, tries=8, **kwargs):
+    "The study, also where several processes make the tables of a new database at the same moment, which Optuna leaves to luck"
+    for i in range(tries):
+        try: return optuna.create_study(direction='maximize', load_if_exists=True, **kwargs)
+        except Exception as e:
+            if type(e).__name__ not in _CLASHES or i == tries - 1: raise
+            time.sleep(0.1*2**i*np.random.default_rng().uniform(0.5, 1))
+
+def _same_request(study, **request):
+    "Keep what the study is asked, or refuse a study that was asked something else"
+    request = json.loads(json.dumps(request))
+    kept = study.user_attrs.get('request')
+    if kept is None: return study.set_user_attr('request', request)
+    for name in [o for o in request if kept.get(o) != request[o]]:
+        told = f'other {name}' if name in ('recipe', 'images') else f'the {name} {kept.get(name)}, and {request[name]} is asked for'
+        raise ValueError(f'The study {study.study_name!r} was begun with {told}: give this one another `name`.')
+
+# %% ../nbs/13_search.ipynb #6e25e0d4
+def _combinations(space): return [dict(zip(space, o)) for o in product(*space.values())]
+
+def _left(study, over, space):
+    "The combinations of a grid of which no trial has come to an end"
+    ended = [o.params for o in study.get_trials(deepcopy=False, states=over)]
+    return [o for o in _combinations(space) if o not in ended]
+
+def _grid_sampler(optuna, over, space, seed):
+    "A sampler that proposes what is left of a grid, what nobody is at first"
+    class GridLeft(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, study, trial): return {k: optuna.distributions.CategoricalDistribution(v) for k,v in space.items()}
+        def sample_relative(self, study, trial, search_space):
+            running = [o.params for o in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)) if o.number != trial.number]
+            left = _left(study, over, space) or _combinations(space)
+            some = [o for o in left if o not in running] or left
+            return some[np.random.default_rng((seed, trial.number)).integers(len(some))]
+        def sample_independent(self, study, trial, name, distribution): raise ValueError(f'The grid has no setting {name!r}.')
+    return GridLeft()
+
 # %% ../nbs/13_search.ipynb #66459781
+def _objective(integration, recipe, space, prune, **kwargs):
+    "A function from a trial to the accuracy of the epoch that its run keeps"
+    def objective(trial):
+        trial.set_user_attr('process', f'{platform.node()} {os.getpid()}')
+        setting = with_settings(recipe, {k: _proposed(trial, k, v) for k,v in space.items()})
+        cbs = [integration.FastAIPruningCallback(trial, 'accuracy')] if prune and recipe.schedule != 'fine_tune' else []
+        with tempfile.TemporaryDirectory() as folder: rows = history(train_learner(recipe=setting, out=Path(folder)/'run', verbose=False, cbs=cbs, **kwargs))
+        return float(rows.accuracy[rows.valid_loss.idxmin()])
+    return objective
+
+# %% ../nbs/13_search.ipynb #f3a31ffa
 def search_recipe(
     recipe='quick', # Name in `RECIPES`, or a `Recipe`
     space:dict=None, # Choices by name: a list, (lowest, highest), or (lowest, highest, 'log'); None searches batch size and rate
@@ -66,32 +121,28 @@ def search_recipe(
     trials:int=20, # Trials of the study, given up ones included
     storage:str=None, # Database of the study, such as `sqlite:///study.db`, to stop and go on, or for several processes; None keeps it in memory
     name:str=None, # Name of the study in `storage`; None takes the recipe's
-    grid:bool=False, # Try every combination of a space of lists, once
+    grid:bool=False, # Try every combination of a space of lists, until each has come to an end once
     prune:bool=True, # Give up trials that are behind
     seed:int=42, # Of the validation split and the training; and of the proposals, where there is no `storage`
     subset=None, # Share (float) or number (int) of training images; None uses all
     **overrides, # Fields of the recipe to change, such as `epochs=1`
 ): # optuna `Study`, whose direction is up
-    "Search settings of a recipe by accuracy on validation; `ValueError` for a space that does not fit the recipe, `ImportError` without Optuna"
+    "Search settings of a recipe by accuracy on validation; `ValueError` for a space that does not fit the recipe, or a study of another request, `ImportError` without Optuna"
     refuse_several('search_recipe')
     optuna, integration = _optuna()
     chosen, space = get_recipe(recipe, **overrides), space or dict(bs=[32, 64, 128, 256], lr=(1e-4, 3e-2, 'log'))
     _check_space(chosen, space)
     if grid and not all(isinstance(o, list) for o in space.values()): raise ValueError('A grid needs a list of choices for every setting.')
-    sampler = optuna.samplers.GridSampler(space, seed=seed) if grid else optuna.samplers.TPESampler(seed=None if storage else seed, constant_liar=True)
     over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    def objective(trial):
-        setting = with_settings(chosen, {k: _proposed(trial, k, v) for k,v in space.items()})
-        cbs = [integration.FastAIPruningCallback(trial, 'accuracy')] if prune and chosen.schedule != 'fine_tune' else []
-        with tempfile.TemporaryDirectory() as folder:
-            rows = history(train_learner(path, setting, out=Path(folder)/'run', seed=seed, subset=subset, verbose=False, cbs=cbs))
-        return float(rows.accuracy[rows.valid_loss.idxmin()])
+    sampler = _grid_sampler(optuna, over, space, seed) if grid else optuna.samplers.TPESampler(seed=None if storage else seed, constant_liar=True)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(storage=storage, sampler=sampler, study_name=name or chosen.name, direction='maximize', load_if_exists=True)
-        done = optuna.study.MaxTrialsCallback(trials, states=over)
-        if len(study.get_trials(states=over)) < trials: study.optimize(objective, callbacks=[done])
+        study = _create_study(optuna, storage=storage, sampler=sampler, study_name=name or chosen.name)
+        _same_request(study, recipe=asdict(replace(chosen, note='', source='', reported='', deviations='')), space={k: repr(v) for k,v in space.items()}, images=_items_digest(training_items(path, seed=seed)), subset=subset, seed=seed)
+        def ended(): return len(study.get_trials(deepcopy=False, states=over)) >= trials or grid and not _left(study, over, space)
+        objective = _objective(integration, chosen, space, prune, path=path, seed=seed, subset=subset)
+        if not ended(): study.optimize(objective, callbacks=[lambda study, trial: study.stop() if ended() else None])
     finally: optuna.logging.set_verbosity(level)
     return study
 
