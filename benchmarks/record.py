@@ -1,5 +1,5 @@
 "What every benchmark writes beside its numbers: command, commit, machine and time"
-import json, os, platform, resource, subprocess, sys
+import json, os, platform, resource, shlex, subprocess, sys
 from datetime import date
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _processor():
 def circumstances():
     "Command, commit, day and machine of this measurement; ask before it starts, since a run may outlive its commit"
     words = [o for i,o in enumerate(sys.argv[1:]) if not {o, sys.argv[i]} & {'--out', '--sources', '--weights'}] # where files and folders lie is nobody's business
-    command = ' '.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *words])
+    command = shlex.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *words])
     return dict(command=command, commit=_commit(), date=str(date.today()),
                 machine=dict(processor=_processor(), cores=os.cpu_count(), python=platform.python_version()))
 
