@@ -182,7 +182,7 @@ def _learner_of(dls, recipe, seed, precision='auto', cbs=None, **kwargs):
     if recipe.window: wanted.append(TrainOnWindows(recipe.window, recipe.window_share))
     if recipe.multi_scale: wanted.append(MultiScale(recipe.multi_scale))
     if recipe.cutmix: wanted.append(SomeCutMix(recipe.cutmix))
-    arguments = dict(muon=lambda: muon_arguments(recipe.wd), adam=adam_arguments, adamw=lambda: dict(wd=recipe.wd))[recipe.optimizer]()
+    arguments = dict(muon=lambda: muon_arguments(recipe.wd, precision, dls.device), adam=adam_arguments, adamw=lambda: dict(wd=recipe.wd))[recipe.optimizer]()
     if recipe.train_last and recipe.pretrained:
         wanted.append(BnFreeze())
         arguments.update(splitter=partial(last_layers, n=recipe.train_last), train_bn=False)
@@ -307,7 +307,7 @@ def train_learner(
     subset=None, # Share (float) or number (int) of training images; None uses all
     extra=None, # Folder, or several, with further pictures to train on, in `FAKE` and `REAL` or one of them; their objects count as unknown
     weights_path=None, # Local file with ImageNet weights, for recipes that start from them
-    precision:str='auto', # Of the forward pass: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where the device is fast at it
+    precision:str='auto', # Of the forward pass and of Muon's iteration: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where the device is fast at it
     num_workers:int=None, # Processes that read images, where they do not come from memory; None leaves it to fastai
     verbose:bool=True, # Show losses of each epoch and, at the end, the validation report
     cbs=None, # Further fastai callbacks
@@ -381,15 +381,19 @@ def resume_run(
 )->Learner: # As `train_learner` gives it; a finished run is only opened
     "Go on with a run from its last finished epoch; recipe, seed and images are those it began with"
     folder = Path(folder).expanduser()
-    if _read_run(folder)['status'] == 'finished':
-        (folder/'checkpoint.pt').unlink(missing_ok=True)
-        return load_run(folder, path, cbs)
+    if _read_run(folder)['status'] == 'finished': return _open(folder, path, cbs)
     if several := _several(): several.join_processes()
     with nullcontext() if rank_distrib() else locked(folder): return _resume(folder, path, verbose, cbs)
+
+def _open(folder, path, cbs):
+    "The learner of a finished run, which needs its checkpoint no more"
+    (folder/'checkpoint.pt').unlink(missing_ok=True)
+    return load_run(folder, path, cbs)
 
 def _resume(folder, path, verbose, cbs):
     "Go on with the run in `folder`, whose lock is held"
     card, file = _read_run(folder), folder/'checkpoint.pt'
+    if card['status'] == 'finished': return _open(folder, path, cbs) # another process did it, just before the lock was free
     if not rank_distrib():
         for o in folder.glob('.[0-9]*'): o.unlink() # half files of a run that was killed
     if 'data_digest' not in card: raise ValueError(f'The run in {folder} was begun by an earlier version, which kept no checkpoint: train anew.')

@@ -6,8 +6,8 @@ Docs: https://OWNER.github.io/cifake/training.html.md"""
 
 # %% auto #0
 __all__ = ['has_fast_bfloat16', 'CPUBFloat16', 'device_callbacks', 'WhitenFirst', 'ObjectTargets', 'matrices_and_others',
-           'muon_arguments', 'adam_arguments', 'last_layers', 'WeightAverage', 'FlipAverage', 'TrainOnWindows',
-           'MultiScale', 'SomeCutMix', 'EpochSeed', 'ComputeCounter']
+           'Float32Muon', 'muon_arguments', 'adam_arguments', 'last_layers', 'WeightAverage', 'FlipAverage',
+           'TrainOnWindows', 'MultiScale', 'SomeCutMix', 'EpochSeed', 'ComputeCounter']
 
 # %% ../nbs/05a_training.ipynb #d9b56624
 import random, time, warnings
@@ -19,7 +19,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import get_model, num_distrib, rank_distrib, set_seed
-from timm.optim import Muon
+from timm.optim import Muon, muon
 from timm.utils import ModelEmaV3
 from torch.nn.functional import conv2d, interpolate
 from torch.utils.flop_counter import FlopCounterMode
@@ -126,11 +126,24 @@ def matrices_and_others(
     parameters = [o for o in model.parameters() if o.requires_grad]
     return [[o for o in parameters if o.ndim > 1], [o for o in parameters if o.ndim <= 1]]
 
+class Float32Muon(Muon):
+    "timm's Muon with its iteration in float32 in place of bfloat16"
+    @torch.no_grad()
+    def step(self, closure=None):
+        half = muon.zeropower_via_newtonschulz
+        muon.zeropower_via_newtonschulz = partial(half, dtype=torch.float32)
+        try: return super().step(closure)
+        finally: muon.zeropower_via_newtonschulz = half
+
 def muon_arguments(
     wd:float=0.01, # Decoupled weight decay of matrices; normalisation and biases have none
+    precision:str='auto', # Of the iteration: `float32`, `bfloat16`, or `auto`, which takes float32 on a processor that is slow at bfloat16
+    device=None, # The device of the loaders; None is the processor
 )->dict: # `opt_func`, `splitter`, `wd`
     "Arguments that make a fastai `Learner` train with Muon"
-    opt = partial(OptimWrapper, opt=partial(Muon, nesterov=True, betas=(0.9, 0.99)))
+    slow = torch.device(device or 'cpu').type == 'cpu' and not has_fast_bfloat16()
+    kind = Float32Muon if precision == 'float32' or precision == 'auto' and slow else Muon
+    opt = partial(OptimWrapper, opt=partial(kind, nesterov=True, betas=(0.9, 0.99)))
     return dict(opt_func=opt, splitter=matrices_and_others, wd=[wd, 0.])
 
 # %% ../nbs/05a_training.ipynb #ba665fb3
