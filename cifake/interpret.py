@@ -86,6 +86,11 @@ def report(self:CifakeInterpretation)->pd.DataFrame: # Precision, recall, F1 and
     table = pd.DataFrame(values).T.astype({'support':int})
     return table if accuracy is None else pd.concat([table, pd.DataFrame({'f1-score':accuracy, 'support':len(self.table)}, index=['accuracy'])])
 
+@patch
+def print_classification_report(self:CifakeInterpretation):
+    "scikit-learn's classification report as text, as fastai prints it"
+    print(classification_report(self.table.label, self.table.called, labels=self.vocab, zero_division=np.nan))
+
 # %% ../nbs/08_interpret.ipynb #59303412
 @patch
 def plot_images(self:CifakeInterpretation,
