@@ -35,6 +35,7 @@ def main(
     "Weights are rounded to float16 first, and the rounded ones are calibrated and measured: validation, then the sealed test of the run's dataset"
     from dataclasses import asdict
     about = circumstances()
+    from cifake.cards import FORMAT, VERSION, check_card
     from cifake.evaluate import calibrate
     from cifake.learner import load_run
     from safetensors.torch import save
@@ -47,7 +48,8 @@ def main(
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     learn.run_folder = None # its own calibration stays as it is
     calibration = calibrate(learn)
-    values = dict(name=name, weights=f'{name}.safetensors', recipe=card['recipe'], seed=card['seed'], stats=card['stats'], calibration=asdict(calibration),
+    values = dict(format=FORMAT, version=VERSION, name=name, weights=f'{name}.safetensors', network=learn.network, size=learn.dls.size, flip_average=hasattr(learn, 'flip_average'),
+        recipe=card['recipe'], seed=card['seed'], stats=card['stats'], calibration=asdict(calibration),
         vocab=list(learn.dls.vocab), parameters=sum(o.numel() for o in learn.model.parameters()),
         trained=dict(data='CIFAKE, train/ without its validation part', targets='pairs of label and object' if card['recipe'].get('objects') else 'labels', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
                      **{k: result[k] for k in ('command', 'commit', 'date', 'machine')}, minutes=round(result['whole_seconds']/60, 1),
@@ -56,7 +58,7 @@ def main(
     if against: values['mcnemar_on_validation'] = _against(learn, against)
     BOX.mkdir(exist_ok=True)
     (BOX/f'{name}.safetensors').write_bytes(save({k: v.contiguous() for k,v in state.items()}, metadata=dict(format='pt')))
-    (BOX/f'{name}.json').write_text(json.dumps(values, indent=1) + '\n')
+    (BOX/f'{name}.json').write_text(json.dumps(check_card(json.loads(json.dumps(values))), indent=1) + '\n')
     print(f'cifake/pretrained/{name}.safetensors: {(BOX/f"{name}.safetensors").stat().st_size/1e6:.2f} MB')
     for part in ('validation', 'test'): print(part, {k: v['accuracy'] for k,v in values['scores'][part].items()})
     if against: print('against', values['mcnemar_on_validation'])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
-from cifake.models import CifakeNet, ConvLayer, Stage, register_model
+from cifake.networks import CifakeNet, ConvLayer, Stage, register_model
 
 class Unshuffle(nn.Module):
     "Each 2x2 square of pixels becomes one of four times as many channels"

@@ -65,7 +65,7 @@ def _step_rate(nets, bs, name, steps=10):
 def gradients(bs, repeats):
     "Images a second of forward and backward of our network, with gradients of weights from rows of images and with PyTorch's own"
     import torch
-    from cifake.models import CifakeNet, Conv3x3
+    from cifake.networks import CifakeNet, Conv3x3
     nets = {o: CifakeNet().to(memory_format=torch.channels_last) for o in ('rows of images', 'PyTorch alone')}
     for layer in list(nets['PyTorch alone'].modules()):
         if isinstance(layer, Conv3x3): layer.__class__ = torch.nn.Conv2d

@@ -5,7 +5,8 @@ from cifake.demo import demo_cifake
 from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
 from cifake.augment import RandomBlur, RandomJPEG, RandomNoise, RandomResample, cifake_tfms
 from cifake.spectrum import cifake_spectrum, mean_spectrum, plot_spectrum
-from cifake.models import BirdLotfiCNN, CifakeNet, CifakeViT, LeNet, MLP, OneSigmoid, create_model, list_models, register_model
+from cifake.networks import BirdLotfiCNN, CifakeNet, LeNet, MLP, OneSigmoid, register_model
+from cifake.models import CifakeViT, create_model, list_models
 from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
 from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, ObjectTargets, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
 from cifake.metrics import MEASURES, bootstrap, measures, wilson

@@ -134,10 +134,11 @@ def cifake_train(
 # %% ../nbs/16_cli.ipynb #05badbe3
 def _detector(name, path, split):
     "The learner of the run in the folder `name`, or of the box"
+    from cifake.cards import list_detectors
     from cifake.data import find_cifake
-    from cifake.learner import BOX, load_pretrained, load_run
+    from cifake.learner import load_pretrained, load_run
     if Path(name).is_dir(): return load_run(name, path, data=path is None or split == 'valid')
-    if not (BOX/f'{name}.json').is_file(): raise FileNotFoundError(f'There is no folder {name} of a run, and no network of that name comes with the package.')
+    if name not in list_detectors(): raise FileNotFoundError(f'There is no folder {name} of a run, and no network of that name comes with the package.')
     return load_pretrained(name, path=find_cifake(path))
 
 def _column(values):
