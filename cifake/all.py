@@ -21,6 +21,8 @@ from cifake.robustness import CORRUPTIONS, corrupt, cross_dataset_table, plot_ro
 from cifake.compare import compare_recipes, cost_of, leaderboard, plot_leaderboard
 from cifake.objects import object_dls, train_objects, transfer_table
 from cifake.search import PAPER_SPACES, best_recipe, plot_search, search_recipe
+from cifake.cards import list_detectors
+from cifake.detector import Detector, load_detector, pictures_in, save_detector
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
            (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]

@@ -10,8 +10,10 @@ __all__ = ['FORMATS', 'SUFFIXES', 'MAX_BYTES', 'MAX_PIXELS', 'FILTERS', 'Picture
 
 # %% ../nbs/00a_pictures.ipynb #7257babd
 import io, os, stat, warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -70,6 +72,8 @@ def _say_it_ourselves():
     "Pillow warns of large pictures before they are refused here in a sentence"
     warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
+_ONE_AT_A_TIME = Lock() # large pictures, however many threads read: each may take 300 MB
+
 def _decoded(file, side):
     "The `Picture` in an open file"
     _say_it_ourselves()
@@ -80,7 +84,8 @@ def _decoded(file, side):
     with image:
         (width, height), most = image.size, MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
         if width*height > most: raise ValueError(f'This picture has {width}x{height} pixels, more than the {most//10**6} million that are read at most: make it smaller.')
-        try: return _prepared(image, image.format, side)
+        try:
+            with _ONE_AT_A_TIME if width*height > 4_000_000 else nullcontext(): return _prepared(image, image.format, side)
         except MemoryError: raise
         except Exception as e: raise ValueError(f'This picture is damaged or cut short ({type(e).__name__}).') from e
 

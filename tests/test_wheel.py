@@ -9,7 +9,7 @@ from check import ROOT
 from conftest import run
 from packaging.requirements import Requirement
 
-COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate'
+COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict'
 
 
 def test_sdist_can_be_built_from(dist):
