@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/detector.html.md"""
 # %% auto #0
 __all__ = ['COLUMNS', 'TorchNetwork', 'as_table', 'Detector', 'pictures_in', 'detector_card', 'save_detector', 'load_detector']
 
-# %% ../nbs/14_detector.ipynb #586d4455
+# %% ../nbs/14_detector.ipynb #943e1661
 import json, os, time, urllib.request, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ import numpy as np
 from .cards import FORMAT, VERSION, box_file, check_card, list_detectors, read_card
 from .pictures import MAX_BYTES, SUFFIXES, check_way, read_picture, to_square
 
-# %% ../nbs/14_detector.ipynb #29f71284
+# %% ../nbs/14_detector.ipynb #cdc3cffc
 def _network(card, numbers):
     "The network that the card describes, with any weights; the file has so many `numbers`"
     import torch
@@ -74,13 +74,13 @@ class TorchNetwork:
         "What the network is given"
         return (self.torch.from_numpy(pixels).to(self.device).permute(0,3,1,2).float()/255 - self.mean)/self.std
 
-# %% ../nbs/14_detector.ipynb #cf9adf74
+# %% ../nbs/14_detector.ipynb #6ea5fb4c
 def _scaled(p_fake, temperature):
     "`p_fake` with its logit divided by `temperature`, as `apply_temperature` does"
     p = np.clip(p_fake, np.finfo(float).eps, 1 - np.finfo(float).eps)
     return 1/(1 + (1/p - 1)**(1/temperature))
 
-# %% ../nbs/14_detector.ipynb #89d2d7d0
+# %% ../nbs/14_detector.ipynb #abc17b8b
 COLUMNS = ('file', 'p_fake', 'verdict', 'width', 'height', 'error', 'note')
 
 def _one_line(error):
@@ -104,7 +104,7 @@ def as_table(
     import pandas as pd # takes a second, which whoever only wants rows is spared
     return pd.DataFrame(rows, columns=COLUMNS).astype({'p_fake': float, 'width': 'Int64', 'height': 'Int64'})
 
-# %% ../nbs/14_detector.ipynb #fd2d3e78
+# %% ../nbs/14_detector.ipynb #708ed3dc
 class Detector:
     "A trained detector that judges pictures"
     def __init__(self,
@@ -131,7 +131,7 @@ class Detector:
         return Calibration(self.temperature, self.threshold, self.unsure)
     def __repr__(self): return f'Detector {self.name!r}: {self.card["network"]["arch"]} at {self.size} px, FAKE from p_fake {self.threshold:.4g}' + (f', unsure from {self.unsure[0]:.4g} to {self.unsure[1]:.4g}' if self.unsure[0] < self.unsure[1] else '')
 
-# %% ../nbs/14_detector.ipynb #367341de
+# %% ../nbs/14_detector.ipynb #d7b91028
 def _p_fake(self,
     pixels:np.ndarray, # 8-bit (n, size, size, 3)
 )->np.ndarray: # (n,) in [0, 1]
@@ -182,7 +182,7 @@ def _stream(self,
             for o in waiting: o.cancel()
 Detector._look, Detector.stream = _look, _stream
 
-# %% ../nbs/14_detector.ipynb #2ce91e6d
+# %% ../nbs/14_detector.ipynb #766a8ebe
 class _Member:
     "A picture in an archive"
     def __init__(self, archive, info): self.archive, self.info = archive, info
@@ -218,7 +218,7 @@ def _opened(source, urls):
     if not urls: raise ValueError('This is a web address, and nothing is fetched unless it is allowed: `urls=True`.')
     return _fetched(source)
 
-# %% ../nbs/14_detector.ipynb #44880572
+# %% ../nbs/14_detector.ipynb #80bf9f28
 def _is_zip(path): return Path(path).suffix.lower() == '.zip' and os.path.isfile(path)
 
 def _members(path):
@@ -250,7 +250,7 @@ def pictures_in(
     if not path.is_dir(): raise FileNotFoundError(f'{path} is neither a folder nor a zip archive.')
     return _walk(path, recursive)
 
-# %% ../nbs/14_detector.ipynb #c1585394
+# %% ../nbs/14_detector.ipynb #21aeeb35
 def _named(sources):
     "Each of `sources` with a name"
     for i,o in enumerate(sources): yield (os.fspath(o) if isinstance(o, (str, os.PathLike)) else f'picture {i}'), o
@@ -278,7 +278,7 @@ def _predict_folder(self,
     return as_table(table)
 Detector.predict, Detector.predict_folder = _predict, _predict_folder
 
-# %% ../nbs/14_detector.ipynb #5100e6a8
+# %% ../nbs/14_detector.ipynb #7f8ccb4d
 def _tile_map(self,
     source, # One picture, as `predict` takes it
     tile:int=None, # Side of a tile in pixels; None takes the detector's size, so that nothing is scaled
@@ -299,7 +299,7 @@ def _tile_map(self,
     return np.concatenate(found).reshape(len(ys), len(xs))
 Detector.tile_map = _tile_map
 
-# %% ../nbs/14_detector.ipynb #95309b2b
+# %% ../nbs/14_detector.ipynb #eba91e5a
 def detector_card(
     learn, # Learner of `cifake_learner`, `train_learner`, `load_run` or `load_pretrained`
     name:str=None, # Name of the detector; None takes that of its recipe
@@ -338,10 +338,11 @@ def save_detector(
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/14_detector.ipynb #ff31555c
-def _read(path, device):
+# %% ../nbs/14_detector.ipynb #2bf016fe
+def _read(path, device, flip_average):
     "Network and card of a file"
     card, shapes = read_card(path)
+    if flip_average is not None: card['flip_average'] = flip_average
     try: model = _network(card, sum(map(prod, shapes.values())))
     except Exception as e: raise ValueError(f'{path} cannot be read as a detector. Its network cannot be built: {_one_line(e)}') from e # arguments that no network takes fail anywhere
     return TorchNetwork(_filled(model, path, shapes), card, device), card
@@ -349,12 +350,13 @@ def _read(path, device):
 def load_detector(
     path_or_name=None, # File that `save_detector` wrote, or a name in `list_detectors`; None takes `robust`, the default one in the box
     device=None, # Where it runs, such as `cuda`; None is the processor
+    flip_average:bool=None, # Look at the mirror image too, which takes twice as long; None does as the card says
     **kwargs, # Passed to `Detector`: `threshold`, `unsure`, `filter`, `fit`, `quality`
 )->Detector: # Ready to `predict`
     "A detector from a file or from the box; no code in it is run. `ValueError` for a file that is none, `FileNotFoundError` for a name that there is not"
     name = 'robust' if path_or_name is None else path_or_name
     if isinstance(name, str) and name in list_detectors() and not os.path.isfile(name):
-        with box_file(name) as file: network, card = _read(file, device)
+        with box_file(name) as file: network, card = _read(file, device, flip_average)
     elif not os.path.isfile(os.path.expanduser(name)): raise FileNotFoundError(f'There is no file {name}, and no detector of that name in the box. There are: {", ".join(list_detectors())}.')
-    else: network, card = _read(Path(name).expanduser(), device)
+    else: network, card = _read(Path(name).expanduser(), device, flip_average)
     return Detector(network, card, **kwargs)
