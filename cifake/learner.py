@@ -344,6 +344,7 @@ def _read_run(folder):
             raise FileNotFoundError(f'{folder} has no {name}: it is not the folder of a run, or of one that was stopped before it began.')
     return json.loads((folder/'recipe.json').read_text())
 
+# %% ../nbs/07_learner.ipynb #4673e8d8
 def _blank_dls(size):
     "Loaders with a grey image for each label and part, for a learner that has no dataset"
     grey = PILImage.create(np.full((size, size, 3), 128, np.uint8))
@@ -360,6 +361,7 @@ def network_of(
     wanted = {k: network[k] for k in ('arch', 'head', 'hidden', 'dropout', 'model_args')}
     return cifake_learner(_blank_dls(size), objects=network['objects'] > 1, sigmoid=network['outputs'] == 1, normalize=False, **wanted).model
 
+# %% ../nbs/07_learner.ipynb #db756d87
 def load_run(
     folder, # Folder that `train_learner` left, finished or interrupted
     path=None, # Folder or zip of the dataset; None uses the one it was trained on
