@@ -266,6 +266,7 @@ def cifake_predict(
     try: band = unsure and tuple(float(o) for o in unsure.split(','))
     except ValueError: raise ValueError(f'`--unsure` is {unsure!r}: give two numbers such as 0.2,0.8.') from None
     found, judge = 0, load_detector(detector, device, threshold=threshold, unsure=band)
+    if format == 'table': print(judge, file=sys.stderr)
     write = _writer(format)
     with tqdm(unit=' pictures', disable=None) as bar: # none where standard error is a file
         for rows in judge.stream(_given([sources] if isinstance(sources, str) else sources, files_from, flat), urls=urls):
