@@ -1,5 +1,5 @@
 "Measure maps of the networks in the box on validation images, and write nbs/results/attribution.json, which the package carries too"
-import re, shutil, time
+import json, re, shutil, time
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -13,9 +13,9 @@ def _save(values):
     file.write_text(re.sub(r'\[\s+(-?[\d.][^\[\]{}"]*?)\s+\]', lambda o: '[' + re.sub(r'\s+', ' ', o[1]) + ']', file.read_text()))
 
 def _mean(values):
-    "Mean and standard error of each column, the number of images, and of those whose map is blank"
+    "Mean and standard error of each column, the number of images, and of those where one of the maps is blank"
     counts = values.count()
-    return {'images': len(values), 'blank': int(len(values) - counts.min()), **{k: [float(values[k].mean()), float(values[k].std()/counts[k]**0.5)] for k in values}}
+    return {'images': len(values), 'blank': int(len(values) - counts['spearman' if 'spearman' in counts else 'border']), **{k: [float(values[k].mean()), float(values[k].std()/counts[k]**0.5)] for k in values}}
 
 def _by(values, groups):
     "`_mean` of each named selection of rows that has any"
@@ -53,6 +53,7 @@ def main(
     transformer:str='vit', # Vision transformer of the box
     n:int=400, # Images for the table of faithfulness, half of each label
     limit:int=0, # Images for everything else, for a trial; 0 takes all of validation
+    overlap_only:bool=False, # Measure the agreement of maps anew, and keep the rest as it was measured before
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. Both networks were trained with the same seed, so their validation images are the same"
     about = circumstances()
@@ -73,20 +74,22 @@ def main(
     values = dict(**about, networks=[cnn, transformer], images=len(items), layers={k: default_layer(o) for k,o in nets.items()},
         objects_differ={k: {str(o): seen[k].objects_differ(o) for o in (None, *LABELS)} for k in nets})
 
-    first = items[:1000]
-    values['seconds of 1,000 maps'] = {f'gradcam, {cnn}': _speed(lambda: cam_maps(nets[cnn], first)), f'rollout, {transformer}': _speed(lambda: attention_maps(nets[transformer], first))}
+    if overlap_only: values = dict(json.loads((RESULTS/'attribution.json').read_text()), overlap_measured=about)
+    else:
+        first = items[:1000]
+        values['seconds of 1,000 maps'] = {f'gradcam, {cnn}': _speed(lambda: cam_maps(nets[cnn], first)), f'rollout, {transformer}': _speed(lambda: attention_maps(nets[transformer], first))}
 
-    rng = np.random.default_rng(0)
-    drawn = {o: [items[i] for i in rng.permutation(np.flatnonzero(labels == o))[:n//2]] for o in LABELS}
-    stages = {'4x4': '0.stages.2', '16x16': '0.stem'}
-    kinds = {cnn: {**{f'{o}, 8x8': partial(cam_maps, method=o) for o in CAM_METHODS},
-                   **{f'{m}, {name}': partial(cam_maps, method=m, layer=layer) for name,layer in stages.items() for m in ('gradcam', 'hirescam')}},
-             transformer: {**{o: partial(attention_maps, method=o) for o in ('last', 'rollout', 'gradient_rollout')}, 'gradcam': cam_maps, 'hirescam': partial(cam_maps, method='hirescam')}}
-    shown = {cnn: ('gradcam, 8x8', 'gradcam++, 8x8', 'gradcam, 4x4', 'hirescam, 16x16'), transformer: ('rollout', 'gradient_rollout', 'gradcam')}
-    values['faithfulness'] = [dict(network=k, label=label, **row) for k in nets for label in LABELS for row in rows_of(faithfulness(nets[k], drawn[label], kinds[k]))]
-    values['curves'] = {k: {label: _drawn(mean_curves(nets[k], drawn[label], {o: kinds[k][o] for o in shown[k]})) for label in LABELS} for k in nets}
-    values['4x4 less 8x8'] = {label: _paired(nets[cnn], drawn[label], kinds[cnn]['gradcam, 4x4'], kinds[cnn]['gradcam, 8x8']) for label in LABELS}
-    _save(values)
+        rng = np.random.default_rng(0)
+        drawn = {o: [items[i] for i in rng.permutation(np.flatnonzero(labels == o))[:n//2]] for o in LABELS}
+        stages = {'4x4': '0.stages.2', '16x16': '0.stem'}
+        kinds = {cnn: {**{f'{o}, 8x8': partial(cam_maps, method=o) for o in CAM_METHODS},
+                       **{f'{m}, {name}': partial(cam_maps, method=m, layer=layer) for name,layer in stages.items() for m in ('gradcam', 'hirescam')}},
+                 transformer: {**{o: partial(attention_maps, method=o) for o in ('last', 'rollout', 'gradient_rollout')}, 'gradcam': cam_maps, 'hirescam': partial(cam_maps, method='hirescam')}}
+        shown = {cnn: ('gradcam, 8x8', 'gradcam++, 8x8', 'gradcam, 4x4', 'hirescam, 16x16'), transformer: ('rollout', 'gradient_rollout', 'gradcam')}
+        values['faithfulness'] = [dict(network=k, label=label, **row) for k in nets for label in LABELS for row in rows_of(faithfulness(nets[k], drawn[label], kinds[k]))]
+        values['curves'] = {k: {label: _drawn(mean_curves(nets[k], drawn[label], {o: kinds[k][o] for o in shown[k]})) for label in LABELS} for k in nets}
+        values['4x4 less 8x8'] = {label: _paired(nets[cnn], drawn[label], kinds[cnn]['gradcam, 4x4'], kinds[cnn]['gradcam, 8x8']) for label in LABELS}
+        _save(values)
 
     maps = {(cnn, 'gradcam'): cam_maps(nets[cnn], items), (transformer, 'rollout'): attention_maps(nets[transformer], items),
             (transformer, 'gradcam'): cam_maps(nets[transformer], items), (transformer, 'gradient_rollout'): attention_maps(nets[transformer], items, 'gradient_rollout')}
@@ -98,14 +101,15 @@ def main(
     fake = cam_maps(nets[cnn], items, label='FAKE') # one question to both, where they would answer differently
     for kind,other in (('gradcam', cam_maps(nets[transformer], items, label='FAKE')), ('gradient_rollout', attention_maps(nets[transformer], items, 'gradient_rollout', 'FAKE'))):
         values['overlap'][f'gradcam of {cnn}, {kind} of {transformer}, both for FAKE'] = {name: _mean(_over_chance(fake[chosen], other[chosen])) for name,chosen in parts.items() if chosen.sum() > 1}
-
-    by_label = {label: labels == label for label in LABELS}
-    values['where'] = {f'{kind} of {net}': _by(where(items, o), by_label) for (net,kind),o in maps.items()}
-    values['mean maps'] = {f'{kind} of {net}': {label: o[chosen].mean(0).astype(float).round(3).tolist() for label,chosen in by_label.items()} for (net,kind),o in maps.items()}
-    train = nets[cnn].dls.train.items if not limit else nets[cnn].dls.train.items[::100]
-    spectrum = mean_spectrum(train)
-    values['spectrum'] = dict(images=len(train), radial=rows_of(spectrum.radial.set_index('frequency')), mean={k: o.round(4).tolist() for k,o in spectrum.mean.items()})
-    _save(values)
+    if overlap_only: _save(values)
+    else:
+        by_label = {label: labels == label for label in LABELS}
+        values['where'] = {f'{kind} of {net}': _by(where(items, o), by_label) for (net,kind),o in maps.items()}
+        values['mean maps'] = {f'{kind} of {net}': {label: o[chosen].mean(0).astype(float).round(3).tolist() for label,chosen in by_label.items()} for (net,kind),o in maps.items()}
+        train = nets[cnn].dls.train.items if not limit else nets[cnn].dls.train.items[::100]
+        spectrum = mean_spectrum(train)
+        values['spectrum'] = dict(images=len(train), radial=rows_of(spectrum.radial.set_index('frequency')), mean={k: o.round(4).tolist() for k,o in spectrum.mean.items()})
+        _save(values)
     package = Path(__file__).parent.parent/'cifake'/'measured'
     package.mkdir(exist_ok=True)
     if not limit: shutil.copy(RESULTS/'attribution.json', package)

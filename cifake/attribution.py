@@ -85,7 +85,7 @@ def overlap(
     top:float=20, # Strongest part of each map that `iou` compares, in percent, in (0, 100)
     shuffles:int=20, # Shufflings among the images, from which the values of chance are averaged
     seed:int=0, # Of the shufflings, and of the order of equal pixels
-)->pd.DataFrame: # A row for each image: `iou`, `spearman`, `ssim`, and each with `_shuffled`; not a number for constant maps in `spearman`, and for a single image in `_shuffled`
+)->pd.DataFrame: # A row for each image: `iou`, `spearman`, `ssim`, and each with `_shuffled`; not a number for constant maps in `spearman`, and for a single image in `_shuffled`, which leaves constant maps of others out
     "Agreement of two maps, image by image, beside that of shuffled maps; `ValueError` for maps that differ in number or size"
     a = _checked_maps(maps_a, name='maps_a')
     b = _checked_maps(maps_b, len(a), a.shape[1:], 'maps_b')
@@ -95,7 +95,9 @@ def overlap(
     turns = [(o, rng.permutation(n)) for o in rng.integers(1, n, shuffles)] if n > 1 else []
     chance = [measure(_turned(*o)) for o in turns] or [np.full((3, n), np.nan)]
     names = ['iou', 'spearman', 'ssim']
-    with np.errstate(invalid='ignore'): table = np.vstack([measure(np.arange(n)), np.mean(chance, 0)])
+    told = np.isfinite(chance) # a constant map has no rank correlation
+    with np.errstate(invalid='ignore'): shuffled = np.where(told, chance, 0).sum(0)/told.sum(0)
+    table = np.vstack([measure(np.arange(n)), shuffled])
     return pd.DataFrame(table.T, columns=names + [f'{o}_shuffled' for o in names])
 
 # %% ../nbs/09_attribution.ipynb #74676154
