@@ -8,14 +8,14 @@ Docs: https://OWNER.github.io/cifake/cards.html.md"""
 __all__ = ['FORMAT', 'VERSION', 'LARGEST', 'DEEPEST', 'MOST_BYTES', 'MOST_HEADER', 'BOX', 'check_card', 'read_card',
            'list_detectors', 'box_card', 'box_file']
 
-# %% ../nbs/00b_cards.ipynb #a6962989
+# %% ../nbs/00b_cards.ipynb #458e5755
 import json, math, re
 from importlib.resources import as_file, files
 from numbers import Number
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
-# %% ../nbs/00b_cards.ipynb #219202dd
+# %% ../nbs/00b_cards.ipynb #25c62665
 FORMAT, VERSION = 'cifake-detector', 1
 LARGEST, DEEPEST = 4096, 64 # arguments of a network's constructor: any, and those that count layers
 
@@ -44,7 +44,7 @@ _CARD = dict(name=('a name of at most 100 characters', lambda o: isinstance(o, s
     vocab=("['FAKE', 'REAL']", lambda o: o == ['FAKE', 'REAL']), flip_average=('true or false', lambda o: isinstance(o, bool)),
     network=('an object', lambda o: isinstance(o, dict)), calibration=('an object', lambda o: isinstance(o, dict)))
 
-# %% ../nbs/00b_cards.ipynb #2caecb85
+# %% ../nbs/00b_cards.ipynb #0b7283ce
 def _check(values, fields, where=''):
     "Refuse what `fields` does not allow"
     for name,(wanted,fine) in fields.items():
@@ -61,7 +61,7 @@ def check_card(
     for fields,where in ((_CARD, ''), (_NETWORK, 'network.'), (_CALIBRATION, 'calibration.')): _check(card[where[:-1]] if where else card, fields, where)
     return card
 
-# %% ../nbs/00b_cards.ipynb #25e26b75
+# %% ../nbs/00b_cards.ipynb #1f56deee
 MOST_BYTES, MOST_HEADER = 4_000_000_000, 10_000_000
 
 def _card_of(text, where):
@@ -94,7 +94,7 @@ def read_card(
     except SafetensorError as e: raise ValueError(f'{path} cannot be read as a detector. Its header is damaged: {e}.') from e
     except ValueError as e: raise ValueError(f'{path} cannot be read as a detector. {e}') from e
 
-# %% ../nbs/00b_cards.ipynb #6ba750cb
+# %% ../nbs/00b_cards.ipynb #4ab5eb93
 BOX = files('cifake')/'pretrained'
 
 def list_detectors()->list: # Names

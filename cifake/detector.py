@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/detector.html.md"""
 __all__ = ['COLUMNS', 'TorchNetwork', 'as_table', 'Detector', 'pictures_in', 'detector_card', 'save_detector', 'load_detector',
            'export_onnx']
 
-# %% ../nbs/14_detector.ipynb #350e613c
+# %% ../nbs/14_detector.ipynb #be5b6f02
 import json, os, time, urllib.request, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,14 @@ from itertools import islice
 from math import prod
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from .cards import FORMAT, VERSION, box_file, check_card, list_detectors, read_card
 from .pictures import MAX_BYTES, SUFFIXES, check_way, read_picture, to_square
 from .portable import OnnxNetwork, export_onnx
 
 _all_ = ['export_onnx'] # is found here, too
 
-# %% ../nbs/14_detector.ipynb #a13d9355
+# %% ../nbs/14_detector.ipynb #acb576a3
 def _network(card, numbers):
     "The network that the card describes, with any weights; the file has so many `numbers`"
     import torch
@@ -49,12 +50,12 @@ def _filled(model, path, shapes):
     from safetensors.torch import load_file
     own = {k: tuple(v.shape) for k,v in model.state_dict().items()}
     wrong = sorted(k for k in own.keys() | shapes.keys() if own.get(k) != shapes.get(k))
-    if wrong: raise ValueError(f'{path} cannot be read as a detector. Its weights are not those of the network in its card: {len(wrong)} of {len(own)} tensors differ, the first is {wrong[0]!r}.')
+    if wrong: raise ValueError(f'{path} cannot be read as a detector. Its weights are not those of the network in its card: {len(wrong)} of {len(own.keys() | shapes.keys())} tensors differ, the first is {wrong[0]!r}.')
     state = {k: v.float() if v.is_floating_point() else v for k,v in load_file(path).items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/14_detector.ipynb #3bf08a0c
+# %% ../nbs/14_detector.ipynb #b57dab46
 class TorchNetwork:
     "The network of a detector in PyTorch: 8-bit pixels in, scaled `p_fake` out"
     def __init__(self,
@@ -80,7 +81,7 @@ class TorchNetwork:
         "What the network is given"
         return (self.torch.from_numpy(pixels).to(self.device).permute(0,3,1,2).float()/255 - self.mean)/self.std
 
-# %% ../nbs/14_detector.ipynb #7ebdfac6
+# %% ../nbs/14_detector.ipynb #74eac9e5
 COLUMNS = ('file', 'p_fake', 'verdict', 'width', 'height', 'error', 'note')
 
 def _one_line(error):
@@ -104,7 +105,7 @@ def as_table(
     import pandas as pd # takes a second, which whoever only wants rows is spared
     return pd.DataFrame(rows, columns=COLUMNS).astype({'p_fake': float, 'width': 'Int64', 'height': 'Int64'})
 
-# %% ../nbs/14_detector.ipynb #2a0a72e3
+# %% ../nbs/14_detector.ipynb #7738d22b
 class Detector:
     "A trained detector that judges pictures"
     def __init__(self,
@@ -131,23 +132,24 @@ class Detector:
         return Calibration(self.temperature, self.threshold, self.unsure)
     def __repr__(self): return f'Detector {self.name!r}: {self.card["network"]["arch"]} at {self.size} px, FAKE from p_fake {self.threshold:.4g}' + (f', unsure from {self.unsure[0]:.4g} to {self.unsure[1]:.4g}' if self.unsure[0] < self.unsure[1] else '')
 
-# %% ../nbs/14_detector.ipynb #9040c3fe
-def _p_fake(self,
+# %% ../nbs/14_detector.ipynb #481e07ca
+@patch
+def p_fake(self:Detector,
     pixels:np.ndarray, # 8-bit (n, size, size, 3)
 )->np.ndarray: # (n,) in [0, 1]
     "Probabilities of FAKE"
     return self.network(np.ascontiguousarray(pixels))
-Detector.p_fake = _p_fake
 
-def _verdict(self,
+@patch
+def verdict(self:Detector,
     p_fake:float, # Scaled
 )->str: # FAKE, REAL or unsure
     "What is said of a picture"
     if self.unsure[0] <= p_fake < self.unsure[1]: return 'unsure'
     return 'FAKE' if p_fake >= self.threshold else 'REAL'
-Detector.verdict = _verdict
 
-def _look(self, name, source, urls):
+@patch
+def _look(self:Detector, name, source, urls):
     "A row without its verdict, and the pixels, or None"
     row = dict(file=name, p_fake=float('nan'), verdict='', width=None, height=None, error='', note='')
     try:
@@ -157,10 +159,10 @@ def _look(self, name, source, urls):
         row.update(width=picture.width, height=picture.height, note=_note(picture, self.size))
         return row, np.asarray(square)
     except Exception as e: return {**row, 'error': _one_line(e)}, None
-Detector._look = _look
 
-# %% ../nbs/14_detector.ipynb #908c0523
-def _stream(self,
+# %% ../nbs/14_detector.ipynb #000c89d9
+@patch
+def stream(self:Detector,
     sources, # Pairs of a name and what to judge; any iterable, which is read as far as needed
     bs:int=256, # Pictures in a batch
     workers:int=None, # Threads that read; None takes one for each processor, at most 8
@@ -182,9 +184,8 @@ def _stream(self,
                 yield list(rows)
         finally:
             for o in waiting: o.cancel()
-Detector.stream = _stream
 
-# %% ../nbs/14_detector.ipynb #d666ce6d
+# %% ../nbs/14_detector.ipynb #d54ba951
 class _Member:
     "A picture in an archive"
     def __init__(self, archive, info): self.archive, self.info = archive, info
@@ -220,7 +221,7 @@ def _opened(source, urls):
     if not urls: raise ValueError('This is a web address, and nothing is fetched unless it is allowed: `urls=True`.')
     return _fetched(source)
 
-# %% ../nbs/14_detector.ipynb #80c86072
+# %% ../nbs/14_detector.ipynb #c0f9017f
 def _is_zip(path): return Path(path).suffix.lower() == '.zip' and os.path.isfile(path)
 
 def _members(path):
@@ -252,12 +253,13 @@ def pictures_in(
     if not path.is_dir(): raise FileNotFoundError(f'{path} is neither a folder nor a zip archive.')
     return _walk(path, recursive)
 
-# %% ../nbs/14_detector.ipynb #f3fe9ab7
+# %% ../nbs/14_detector.ipynb #be6cede6
 def _named(sources):
     "Each of `sources` with a name"
     for i,o in enumerate(sources): yield (os.fspath(o) if isinstance(o, (str, os.PathLike)) else f'picture {i}'), o
 
-def _predict(self,
+@patch
+def predict(self:Detector,
     source, # Path, web address, bytes, PIL image, array (height, width, 3) of 8-bit values; or several: a list, an array (n, height, width, 3), an iterator
     urls:bool=False, # Fetch web addresses
 ): # DataFrame with the columns `file`, `p_fake`, `verdict`, `width`, `height`, `error`, `note`; a row for each picture
@@ -265,7 +267,8 @@ def _predict(self,
     alone = isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, 'getbands') or isinstance(source, np.ndarray) and source.ndim < 4 or not hasattr(source, '__iter__')
     return as_table([row for rows in self.stream(_named([source] if alone else source), urls=urls) for row in rows])
 
-def _predict_folder(self,
+@patch
+def predict_folder(self:Detector,
     path, # Folder or zip
     recursive:bool=True, # Folders inside of the folder too
     progress:bool=False, # Count the pictures on standard error
@@ -278,10 +281,10 @@ def _predict_folder(self,
             table += rows
             bar.update(len(rows))
     return as_table(table)
-Detector.predict, Detector.predict_folder = _predict, _predict_folder
 
-# %% ../nbs/14_detector.ipynb #b4b269fa
-def _tile_map(self,
+# %% ../nbs/14_detector.ipynb #097f9566
+@patch
+def tile_map(self:Detector,
     source, # One picture, as `predict` takes it
     tile:int=None, # Side of a tile in pixels; None takes the detector's size, so that nothing is scaled
     most:int=1024, # Most tiles; a larger picture is sampled evenly
@@ -299,9 +302,8 @@ def _tile_map(self,
     found = []
     while part := list(islice(tiles, 256)): found.append(self.p_fake(np.stack(part)))
     return np.concatenate(found).reshape(len(ys), len(xs))
-Detector.tile_map = _tile_map
 
-# %% ../nbs/14_detector.ipynb #b86c4333
+# %% ../nbs/14_detector.ipynb #eb980edf
 def detector_card(
     learn, # Learner of `cifake_learner`, `train_learner`, `load_run` or `load_pretrained`
     name:str=None, # Name of the detector; None takes that of its recipe
@@ -340,7 +342,7 @@ def save_detector(
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/14_detector.ipynb #d56dd062
+# %% ../nbs/14_detector.ipynb #5fe9ab45
 def _read(path, device, flip_average):
     "Network and card of a file"
     if path.suffix == '.onnx':

@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/portable.html.md"""
 # %% auto #0
 __all__ = ['export_onnx', 'OnnxNetwork']
 
-# %% ../nbs/13a_portable.ipynb #afe7e568
+# %% ../nbs/13a_portable.ipynb #feeb146b
 import json, logging, os, warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from .cards import _card_of
 
-# %% ../nbs/13a_portable.ipynb #63d23b85
+# %% ../nbs/13a_portable.ipynb #d7942b15
 def _needs(*names):
     "`ImportError` where a package of the extra is missing"
     if missing := [o for o in names if find_spec(o) is None]: raise ImportError(f"{missing[0]} is missing: install the extra with `pip install 'cifake[onnx]'`.")
@@ -58,7 +58,7 @@ def export_onnx(
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/13a_portable.ipynb #b1f01953
+# %% ../nbs/13a_portable.ipynb #b045f423
 @contextmanager
 def _quiet():
     "Without what the exporter says to its developers"
@@ -71,7 +71,7 @@ def _quiet():
             yield
     finally: logger.setLevel(level)
 
-# %% ../nbs/13a_portable.ipynb #bc367b3f
+# %% ../nbs/13a_portable.ipynb #d2e16f68
 class OnnxNetwork:
     "The network of a detector on onnxruntime: 8-bit pixels in, scaled `p_fake` out"
     def __init__(self,
