@@ -22,7 +22,8 @@ from cifake.compare import compare_recipes, cost_of, leaderboard, plot_leaderboa
 from cifake.objects import object_dls, train_objects, transfer_table
 from cifake.search import PAPER_SPACES, best_recipe, plot_search, search_recipe
 from cifake.cards import list_detectors
-from cifake.detector import Detector, export_onnx, load_detector, pictures_in, save_detector
+from cifake.portable import export_onnx
+from cifake.detector import Detector, load_detector, pictures_in, save_detector
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
            (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]
