@@ -213,8 +213,13 @@ def _given(sources, files_from, flat):
     lines = (sys.stdin if files_from == '-' else Path(files_from).open()) if files_from else ()
     for o in (*(sources or ()), *(line.rstrip('\n') for line in lines)):
         if o == '-': yield 'standard input', sys.stdin.buffer.read(100_000_001)
-        elif os.path.isdir(o) or o.lower().endswith('.zip'): yield from pictures_in(o, not flat)
-        elif glob.has_magic(o) and not os.path.lexists(o) and '://' not in o: yield from ((name, name) for name in sorted(glob.iglob(o, recursive=True)))
+        elif os.path.isdir(o) or o.lower().endswith('.zip'):
+            try: yield from pictures_in(o, not flat)
+            except (ValueError, OSError) as e: yield o, e # a row that says so, and on to the next source
+        elif glob.has_magic(o) and not os.path.lexists(o) and '://' not in o:
+            found = sorted(glob.iglob(o, recursive=True))
+            yield from ((name, name) for name in found)
+            if not found: yield o, FileNotFoundError('No file has such a name.')
         else: yield o, o
 
 def _printable(text): return ''.join(o if o.isprintable() else o.encode('unicode_escape', 'surrogatepass').decode() for o in text)

@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'TorchNetwork', 'as_table', 'Detector', 'pictures_in', 'de
            'export_onnx']
 
 # %% ../nbs/14_detector.ipynb #be5b6f02
-import json, os, time, urllib.request, zipfile
+import http.client, json, os, time, urllib.error, urllib.request, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -18,9 +18,9 @@ from math import prod
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .cards import FORMAT, VERSION, box_file, check_card, list_detectors, read_card
+from .cards import FORMAT, VERSION, box_file, check_card, list_detectors, read_card, write_file
 from .pictures import MAX_BYTES, SUFFIXES, check_way, read_picture, to_square
-from .portable import OnnxNetwork, export_onnx
+from .portable import OnnxNetwork, export_onnx, whole_network
 
 _all_ = ['export_onnx'] # is found here, too
 
@@ -64,22 +64,12 @@ class TorchNetwork:
         device=None, # Where it runs; None is the processor
     ):
         import torch
-        self.torch, self.device, self.flip, self.temperature = torch, torch.device(device or 'cpu'), card['flip_average'], card['calibration']['temperature']
-        self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.mean, self.std = (torch.tensor(o, device=self.device).view(1,3,1,1) for o in card['stats'])
+        self.torch, self.device = torch, torch.device(device or 'cpu')
+        self.whole = whole_network(model, card).to(self.device, memory_format=torch.channels_last)
     def __call__(self,
         pixels:np.ndarray, # 8-bit (n, h, w, 3)
     )->np.ndarray: # (n,) probabilities of FAKE
-        with self.torch.inference_mode():
-            x = self.prepared(pixels)
-            views = [x, x.flip(-1)] if self.flip else [x]
-            both = sum(self.model(o).float().softmax(-1) for o in views).double().clamp_min(1e-12).log() # of FAKE and REAL
-            return ((both[:,0] - both[:,1])/self.temperature).sigmoid().cpu().numpy()
-    def prepared(self,
-        pixels:np.ndarray, # 8-bit (n, h, w, 3)
-    ): # Tensor (n, 3, h, w)
-        "What the network is given"
-        return (self.torch.from_numpy(pixels).to(self.device).permute(0,3,1,2).float()/255 - self.mean)/self.std
+        with self.torch.inference_mode(): return self.whole(self.torch.from_numpy(pixels).to(self.device)).double().cpu().numpy()
 
 # %% ../nbs/14_detector.ipynb #74eac9e5
 COLUMNS = ('file', 'p_fake', 'verdict', 'width', 'height', 'error', 'note')
@@ -89,12 +79,13 @@ def _one_line(error):
     text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
     return ' '.join(text.split())[:300]
 
-def _note(picture, size):
+def _note(picture, size, fit):
     "What a reader has to know before believing the verdict"
     w, h, notes = picture.width, picture.height, [*picture.notes]
     if (w, h) != (size, size):
-        what = f'{w}x{h} {"reduced" if min(w, h) > size else "enlarged"} to {size}x{size}' if w == h else f'{w}x{h}, its middle {"reduced" if min(w, h) > size else "enlarged"} to {size}x{size}'
-        notes.insert(0, f'{what}: outside what this detector was measured on')
+        what = f'{w}x{h}' + (', its middle' if fit == 'crop' and w != h else '')
+        way = 'squeezed' if fit == 'squeeze' and w != h else 'reduced' if min(w, h) > size else 'enlarged'
+        notes.insert(0, f'{what} {way} to {size}x{size}: outside what this detector was measured on')
     if picture.format not in ('', 'JPEG'): notes.append(f'{picture.format}, and this detector was measured on JPEG')
     return '; '.join(notes)
 
@@ -156,9 +147,9 @@ def _look(self:Detector, name, source, urls):
         picture = read_picture(_opened(source, urls), self.size)
         quality = self.way[2] if picture.image.size != (self.size, self.size) else None
         square = to_square(picture.image, self.size, *self.way[:2], quality)
-        row.update(width=picture.width, height=picture.height, note=_note(picture, self.size))
+        row.update(width=picture.width, height=picture.height, note=_note(picture, self.size, self.way[1]))
         return row, np.asarray(square)
-    except Exception as e: return {**row, 'error': _one_line(e)}, None
+    except (ValueError, OSError, MemoryError) as e: return {**row, 'error': _one_line(e)}, None
 
 # %% ../nbs/14_detector.ipynb #000c89d9
 @patch
@@ -205,12 +196,15 @@ def _fetched(url, seconds=30):
     "The bytes at a web address, within some seconds"
     end, parts, n = time.monotonic() + seconds, [], 0
     request = urllib.request.Request(url, headers={'User-Agent': 'cifake'})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        while part := answer.read1(1 << 16):
-            parts.append(part)
-            n += len(part)
-            if n > MAX_BYTES: raise ValueError(f'This address gives more than the {MAX_BYTES//10**6} MB that are read at most.')
-            if time.monotonic() > end: raise ValueError(f'This address takes longer than {seconds} seconds.')
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            while part := answer.read1(1 << 16):
+                parts.append(part)
+                n += len(part)
+                if n > MAX_BYTES: raise ValueError(f'This address gives more than the {MAX_BYTES//10**6} MB that are read at most.')
+                if time.monotonic() > end: raise ValueError(f'This address takes longer than {seconds} seconds.')
+    except urllib.error.HTTPError as e: raise ValueError(f'This address answers {e.code} {e.reason}.') from e
+    except http.client.HTTPException as e: raise ValueError(f'This address cannot be fetched ({type(e).__name__}).') from e
     return b''.join(parts)
 
 def _opened(source, urls):
@@ -330,17 +324,8 @@ def save_detector(
 )->Path: # The file
     "Write a learner's detector to one file that holds no code, in one step; `ValueError` where its card would not be read back"
     from safetensors.torch import save
-    path = Path(path).expanduser()
-    if path.suffix not in ('', '.safetensors'): raise ValueError(f'{path} has another suffix than .safetensors, which says what it holds.')
-    path = path.with_suffix('.safetensors')
     data = save({k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, metadata=dict(card=json.dumps(detector_card(learn, name))))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
-    return path
+    return write_file(path, data, '.safetensors')
 
 # %% ../nbs/14_detector.ipynb #5fe9ab45
 def _read(path, device, flip_average):
