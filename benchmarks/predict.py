@@ -33,7 +33,7 @@ def main(
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. The pictures are the first of its test"
     about = circumstances()
     from cifake.data import find_cifake
-    from cifake.detector import load_detector
+    from cifake.detector import export_onnx, load_detector
     from cifake.learner import load_pretrained
     files = sorted((find_cifake()/'test').rglob('*.jpg'))[:n]
     values = dict(**about, pictures=len(files))
@@ -43,13 +43,14 @@ def main(
         for i,o in enumerate(files): shutil.copy(o, folder/f'{i:05}.jpg')
         files = sorted(folder.iterdir())
         once, twice, learn = load_detector(flip_average=False), load_detector(), load_pretrained()
+        onnx = load_detector(export_onnx(once, Path(temporary)/'once'))
         plain = load_pretrained()
         plain.remove_cb(plain.flip_average)
         def preds(learn, files):
             with learn.no_bar(), learn.no_logging(): return len(learn.get_preds(dl=learn.dls.test_dl(files, bs=256))[0])
         def loop(files):
             with learn.no_bar(), learn.no_logging(): return sum(len(learn.predict(o)[2]) == 2 for o in files)
-        ways = {'predict_folder, one view': (lambda o: len(once.predict_folder(folder)), len(files)), 'predict_folder, with the mirror image': (lambda o: len(twice.predict_folder(folder)), len(files)),
+        ways = {'predict_folder, one view': (lambda o: len(once.predict_folder(folder)), len(files)), 'predict_folder on onnxruntime, one view': (lambda o: len(onnx.predict_folder(folder)), len(files)), 'predict_folder, with the mirror image': (lambda o: len(twice.predict_folder(folder)), len(files)),
                 'test_dl and get_preds, one view': (lambda o: preds(plain, o), len(files)), 'test_dl and get_preds, with the mirror image': (lambda o: preds(learn, o), len(files)), 'learn.predict, one by one': (loop, min(200, len(files)))}
         values['pictures a second'] = _rates(ways, files, turns)
         values['megabytes above the first 600'] = {}
