@@ -172,6 +172,7 @@ class MLP(nn.Sequential):
 # %% ../nbs/03b_networks.ipynb #fe7bc7b0
 class OneSigmoid(nn.Module):
     "Last layer of a network with one output, the logit of REAL: gives logits (n, 2) of FAKE and REAL with the same probabilities"
+    def __init__(self): super().__init__() # without it, documentation shows the arguments of every module
     def forward(self, x): return torch.cat([torch.zeros_like(x), x], -1)
 
 # %% ../nbs/03b_networks.ipynb #e81ab71e

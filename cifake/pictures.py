@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # %% ../nbs/00a_pictures.ipynb #1c2991b6
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')
 SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif') # of files in a folder that are taken for pictures
 MAX_BYTES = 100_000_000 # of a file
-MAX_PIXELS = dict.fromkeys(FORMATS, 50_000_000) | dict.fromkeys(('WEBP', 'AVIF'), 25_000_000)
+MAX_PIXELS = dict(JPEG=50_000_000, PNG=40_000_000, GIF=40_000_000, BMP=40_000_000, TIFF=20_000_000, WEBP=12_000_000, AVIF=15_000_000)
 
 # %% ../nbs/00a_pictures.ipynb #af31683f
 @dataclass
@@ -34,37 +34,50 @@ class Picture:
     notes: tuple = () # What was done to it that changes what one sees
 
 # %% ../nbs/00a_pictures.ipynb #12e4fabc
-def _to_8_bits(image):
-    "`image` in a mode of 8 bits that can be reduced, and what was done"
+def _strip_in_rgb(image, factor, shift):
+    "A strip in RGB, its sides divided by `factor`, on white where it is transparent, and whether it was so anywhere"
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image)
-        if image.mode != 'F' and values.max(initial=0) > 255: values = values >> 8
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8)), ['reduced to 8 bits']
-    if image.mode in ('P', 'PA', '1'): image = image.convert('RGBA' if 'transparency' in image.info or image.mode == 'PA' else 'RGB')
-    return image, []
+        image = Image.fromarray((values >> 8 if shift else values).clip(0, 255).astype(np.uint8))
+    elif image.has_transparency_data: image = image.convert('RGBA')
+    elif image.mode in ('P', '1'): image = image.convert('RGB')
+    if factor > 1: image = image.reduce(factor)
+    if image.mode != 'RGBA': return image.convert('RGB'), False
+    return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB'), image.getextrema()[3][0] < 255
 
-def _upright(image):
-    "`image` turned as its EXIF data say; data that cannot be read say nothing"
-    try: return ImageOps.exif_transpose(image)
-    except Exception: return image
+def _in_rgb(image, factor):
+    "`image` in RGB, its sides divided by `factor`, and what was done"
+    if image.mode == 'RGB' and not image.has_transparency_data: return image.reduce(factor) if factor > 1 else image, []
+    w, h = image.size
+    deep, clear = image.mode.startswith('I') or image.mode == 'F', False
+    shift = deep and image.mode != 'F' and image.getextrema()[1] > 255
+    small, step = Image.new('RGB', (-(-w//factor), -(-h//factor))), factor*max(1, 1_000_000//(w*factor))
+    for y in range(0, h, step):
+        strip, seen = _strip_in_rgb(image.crop((0, y, w, min(y + step, h))), factor, shift)
+        small.paste(strip, (0, y//factor))
+        clear = clear or seen
+    return small, [*(['reduced to 8 bits'] if deep else []), *(['transparent parts laid on white'] if clear else [])]
 
-def _to_rgb(image):
-    "`image` in RGB, on white where it is transparent, and what was done"
-    if not image.has_transparency_data: return image.convert('RGB'), []
-    image = image.convert('RGBA')
-    opaque = image.getextrema()[3][0] == 255
-    return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB'), [] if opaque else ['transparent parts laid on white']
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+_ON_ITS_SIDE = {_TURNS[o] for o in (5, 6, 7, 8)}
+
+def _orientation(image):
+    "The EXIF orientation of a picture that was decoded, 1 to 8; data that cannot be read say nothing"
+    try: return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception: return 1
 
 def _prepared(image, kind, side):
     "The `Picture` of an image that is decoded, or will be"
-    (width, height), frames = image.size, getattr(image, 'is_animated', False)
+    size, frames = image.size, getattr(image, 'is_animated', False)
     image.draft(None, (8*side, 8*side)) # does nothing but to JPEG
+    before = image.size
     image.load() # here, since Pillow raises what is wrong with a file only once
-    small, notes = _to_8_bits(image)
-    if (factor := min(small.size)//(8*side)) > 1: small = small.reduce(factor)
-    small, more = _to_rgb(_upright(small))
-    if (small.width > small.height) != (width > height) and width != height: width, height = height, width
-    return Picture(small, width, height, kind, (*(['the first picture of an animation'] if frames else []), *notes, *more))
+    if image.size != before: size = size[::-1] # TIFF is turned by `load`
+    small, notes = _in_rgb(image, max(1, min(image.size)//(8*side)))
+    if (turn := _TURNS.get(_orientation(image))) is not None: small = small.transpose(turn)
+    if turn in _ON_ITS_SIDE: size = size[::-1]
+    return Picture(small, *size, kind, (*(['the first picture of an animation'] if frames else []), *notes))
 
 # %% ../nbs/00a_pictures.ipynb #127143a1
 @cache
@@ -72,7 +85,14 @@ def _say_it_ourselves():
     "Pillow warns of large pictures before they are refused here in a sentence"
     warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
-_ONE_AT_A_TIME = Lock() # large pictures, however many threads read: each may take 300 MB
+def _most(image):
+    "Most pixels that are read of such a picture"
+    (width, height), most = image.size, MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
+    layers = [h*v for _,h,v,_ in getattr(image, 'layer', ())]
+    if layers and sum(layers): most = min(most, int(100_000_000*max(layers)/sum(layers))) # JPEG in several scans is held as two bytes of each layer
+    return most//4 if max(image.size) > 16*min(image.size) else most # too thin to be reduced
+
+_ONE_AT_A_TIME = Lock() # large pictures, however many threads read: each may take 200 MB
 
 def _decoded(file, side):
     "The `Picture` in an open file"
@@ -82,10 +102,10 @@ def _decoded(file, side):
     except Image.DecompressionBombError: raise ValueError(f'This picture has far more than the {MAX_PIXELS["JPEG"]//10**6} million pixels that are read at most: make it smaller.') from None
     except Exception as e: raise ValueError(f'This picture is damaged ({type(e).__name__}).') from e
     with image:
-        (width, height), most = image.size, MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
-        if width*height > most: raise ValueError(f'This picture has {width}x{height} pixels, more than the {most//10**6} million that are read at most: make it smaller.')
+        (width, height), most = image.size, _most(image)
+        if width*height > most: raise ValueError(f'This picture has {width}x{height} pixels, more than the {most/1e6:.0f} million that are read at most of its kind: make it smaller.')
         try:
-            with _ONE_AT_A_TIME if width*height > 4_000_000 else nullcontext(): return _prepared(image, image.format, side)
+            with _ONE_AT_A_TIME if width*height > 2_000_000 else nullcontext(): return _prepared(image, image.format, side)
         except MemoryError: raise
         except Exception as e: raise ValueError(f'This picture is damaged or cut short ({type(e).__name__}).') from e
 
