@@ -87,7 +87,7 @@ def _say_it_ourselves():
 
 def _most(image):
     "Most pixels that are read of such a picture"
-    (width, height), most = image.size, MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
+    most = MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
     layers = [h*v for _,h,v,_ in getattr(image, 'layer', ())]
     if layers and sum(layers): most = min(most, int(100_000_000*max(layers)/sum(layers))) # JPEG in several scans is held as two bytes of each layer
     return most//4 if max(image.size) > 16*min(image.size) else most # too thin to be reduced
