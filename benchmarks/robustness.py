@@ -1,14 +1,27 @@
-"Measure a network of the box under corruptions and on pictures from elsewhere, and write nbs/results/robustness.json"
+"Measure a network of the box under corruptions and on pictures from elsewhere, and write nbs/results/robustness.json and its card"
 import json
+from pathlib import Path
 from fastcore.script import call_parse
 from record import RESULTS, circumstances, rows_of, save, sources_in
+
+BOX = Path(__file__).parent.parent/'cifake'/'pretrained'
+
+def _keep_in_card(name, found):
+    "Put accuracies under corruptions into the card of a network of the box"
+    file = BOX/f'{name}.json'
+    card = json.loads(file.read_text())
+    rows = [{k: o[k] for k in ('corruption', 'level', 'images', 'accuracy', 'accuracy_low', 'accuracy_high')} for o in found['corruptions']]
+    card['robustness'] = dict(**{k: found[k] for k in ('command', 'commit', 'date')}, rows=rows)
+    file.write_text(json.dumps(card, indent=1) + '\n')
 
 @call_parse
 def main(
     name:str='robust', # Name of the network, as in `load_pretrained`
     sources:str=None, # Folder of folders with pictures from elsewhere, each with FAKE and REAL, or FAKE alone; where it lies is not kept
+    card_only:bool=False, # Measure nothing: put what nbs/results/robustness.json says into the network's card
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. FAKE alone is paired with REAL of CIFAKE's test"
+    if card_only: return _keep_in_card(name, json.loads((RESULTS/'robustness.json').read_text())[name])
     about = circumstances()
     from cifake.data import find_cifake
     from cifake.learner import load_pretrained
@@ -27,3 +40,4 @@ def main(
                 found['sources'] += [dict(way=way, **o) for o in rows]
     values[name] = found
     save('robustness', values)
+    _keep_in_card(name, found)

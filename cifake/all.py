@@ -23,7 +23,9 @@ from cifake.objects import object_dls, train_objects, transfer_table
 from cifake.search import PAPER_SPACES, best_recipe, plot_search, search_recipe
 from cifake.cards import list_detectors
 from cifake.portable import export_onnx
-from cifake.detector import Detector, load_detector, pictures_in, save_detector
+from cifake.hub import model_card, push_to_hub
+from cifake.detector import Detector, from_hub, load_detector, pictures_in, save_detector
+from cifake.batches import BatchDetector
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
            (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]

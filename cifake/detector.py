@@ -6,7 +6,7 @@ Docs: https://OWNER.github.io/cifake/detector.html.md"""
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TorchNetwork', 'as_table', 'Detector', 'pictures_in', 'detector_card', 'save_detector', 'load_detector',
-           'export_onnx']
+           'from_hub', 'export_onnx', 'model_card', 'push_to_hub']
 
 # %% ../nbs/14_detector.ipynb #be5b6f02
 import http.client, json, os, time, urllib.error, urllib.request, zipfile
@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .cards import FORMAT, VERSION, box_file, check_card, list_detectors, read_card, write_file
+from .hub import NAME, file_from_hub, model_card, push_to_hub
 from .pictures import MAX_BYTES, SUFFIXES, check_way, read_picture, to_square
 from .portable import OnnxNetwork, export_onnx, whole_network
 
-_all_ = ['export_onnx'] # is found here, too
+_all_ = ['export_onnx', 'model_card', 'push_to_hub'] # are found here, too
 
 # %% ../nbs/14_detector.ipynb #acb576a3
 def _network(card, numbers):
@@ -310,7 +311,7 @@ def detector_card(
     about = getattr(learn, 'card', None) or (json.loads((Path(run)/'recipe.json').read_text()) if run else {})
     own = calibration_of(learn)
     report = getattr(learn, 'report', None)
-    known = {k: about[k] for k in ('recipe', 'seed', 'trained', 'scores', 'intended_use', 'licence', 'versions', 'data_digest', 'training_pflop') if k in about}
+    known = {k: about[k] for k in ('recipe', 'seed', 'trained', 'scores', 'robustness', 'intended_use', 'licence', 'versions', 'data_digest', 'training_pflop') if k in about}
     if report is not None and 'scores' not in known: known['scores'] = dict(validation={'as it predicts': {k: v for k,v in json.loads(report.to_json()).items() if k != 'predictions'}})
     card = dict(format=FORMAT, version=VERSION, name=name or about.get('name') or about.get('recipe', {}).get('name') or learn.network['arch'], network=learn.network, size=learn.dls.size,
         stats=_stats_of(learn.dls) or [[0.]*3, [1.]*3], vocab=list(learn.dls.vocab), flip_average=hasattr(learn, 'flip_average'),
@@ -353,3 +354,17 @@ def load_detector(
     elif not os.path.isfile(os.path.expanduser(name)): raise FileNotFoundError(f'There is no file {name}, and no detector of that name in the box. There are: {", ".join(list_detectors())}.')
     else: network, card = _read(Path(name).expanduser(), device, flip_average)
     return Detector(network, card, **kwargs)
+
+# %% ../nbs/14_detector.ipynb #7e771792
+def from_hub(
+    repo_id:str, # `USER/NAME` on the Hub
+    filename:str=NAME, # Of the file there
+    revision:str=None, # Branch, tag or commit; a commit makes sure that it is the same tomorrow
+    token:str=None, # For private ones
+    cache_dir=None, # Where it is kept; None takes huggingface_hub's cache
+    endpoint:str=None, # Address of the Hub; None takes huggingface_hub's
+    local_files_only:bool=False, # Do not look on the Hub, only in the cache
+    **kwargs, # Passed to `load_detector`: `device`, `flip_average`, `threshold`, `unsure`, `filter`, `fit`, `quality`
+)->Detector: # Ready to `predict`
+    "A detector from the Hugging Face Hub; errors as of `file_from_hub` and `load_detector`"
+    return load_detector(file_from_hub(repo_id, filename, revision, token, cache_dir, endpoint, local_files_only), **kwargs)
