@@ -7,12 +7,12 @@ Docs: https://OWNER.github.io/cifake/hub.html.md"""
 # %% auto #0
 __all__ = ['NAME', 'model_card', 'push_to_hub', 'file_from_hub']
 
-# %% ../nbs/13b_hub.ipynb #5adef672
-import json, re
+# %% ../nbs/13b_hub.ipynb #605706cb
+import json
 from pathlib import Path
 from .cards import box_card, box_file, list_detectors, read_card
 
-# %% ../nbs/13b_hub.ipynb #60e05839
+# %% ../nbs/13b_hub.ipynb #8da68c2b
 _USE = ('Pictures like those of its training data, for research and teaching. On other generators, other sizes and pictures from the web its verdicts mean little '
         'unless they were measured there. Not evidence about any picture or person.')
 _MEASURES = dict(accuracy='accuracy', recall='recall of FAKE', recall_real='recall of REAL', precision='precision', f1='F1 of FAKE', auc='AUC', ece='calibration error (ECE)')
@@ -30,7 +30,7 @@ def _table(columns):
     lines = [['', *columns], ['---']*(len(columns) + 1), *([o, *(str(cells.get(o, '')) for cells in columns.values())] for o in rows)]
     return '\n'.join('| ' + ' | '.join(o) + ' |' for o in lines)
 
-# %% ../nbs/13b_hub.ipynb #dd87a8a2
+# %% ../nbs/13b_hub.ipynb #f00ab17d
 def _scores(card):
     "Scores in the card as columns of a table"
     columns = {}
@@ -53,7 +53,7 @@ def _training(card):
         'Operations': f'{pflop:.3f} PFLOP' if (pflop := card.get('training_pflop', trained.get('pflop'))) else None, 'Versions': ', '.join(f'{k} {v}' for k,v in card.get('versions', trained.get('versions', {})).items())}
     return '\n'.join(f'- {k}: {" ".join(str(v).split())}' for k,v in facts.items() if v not in (None, ''))
 
-# %% ../nbs/13b_hub.ipynb #2b71714e
+# %% ../nbs/13b_hub.ipynb #18e5e9ba
 def _body(card, repo_id):
     "The page's text"
     own, name = card['calibration'], ' '.join(card['name'].split())
@@ -80,11 +80,11 @@ def model_card(
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
     card = _card_of(source)
     scores = card.get('scores', {}).get('test', {}).get('as it predicts')
-    results = [EvalResult(task_type='image-classification', dataset_type='cifake', dataset_name=f'CIFAKE, {scores["n"]:,} images of its test', dataset_split='test', metric_type=o, metric_value=round(scores[o], 5)) for o in ('accuracy', 'f1', 'roc_auc') if o in scores] if scores else None
+    results = [EvalResult(task_type='image-classification', dataset_type='cifake', dataset_name=f'CIFAKE, {scores["n"]:,} images of its test', dataset_split='test', metric_type=v, metric_value=round(scores[k], 5)) for k,v in dict(accuracy='accuracy', f1='f1', auc='roc_auc').items() if k in scores] if scores else None
     data = ModelCardData(library_name='cifake', license=card.get('licence', '').lower() or None, pipeline_tag='image-classification', tags=['fake-image-detection', 'cifake'], model_name=card['name'] if results else None, eval_results=results)
     return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{_body(card, repo_id)}')
 
-# %% ../nbs/13b_hub.ipynb #6c4fb79e
+# %% ../nbs/13b_hub.ipynb #c95f8313
 NAME = 'detector.safetensors' # of the file on the Hub
 
 def _whole(source):
@@ -109,13 +109,13 @@ def _plainly(work, repo_id):
         if not type(e).__module__.startswith(('http', 'requests')): raise
         raise OSError(f'The Hub cannot be reached ({type(e).__name__}).') from e
 
-# %% ../nbs/13b_hub.ipynb #ddb65ace
+# %% ../nbs/13b_hub.ipynb #eaa3286b
 def push_to_hub(
     source, # File that `save_detector` wrote, or a name in `list_detectors`
     repo_id:str, # `USER/NAME` on the Hub; it is made where it is missing
     private:bool=False, # Whether it is made private; one that is there stays as it is
     message:str='A detector of cifake', # Of the commit
-    token:str=None, # With the right to write; None takes the one that `huggingface-cli login` stored
+    token:str=None, # With the right to write; None takes the one that `hf auth login` stored
     endpoint:str=None, # Address of the Hub; None takes huggingface_hub's
 )->str: # Address of the commit
     "Upload a detector and its page; `ValueError` for a file that is none, `OSError` for what the Hub refuses"
@@ -126,7 +126,7 @@ def push_to_hub(
         return api.create_commit(repo_id, [CommitOperationAdd(NAME, data), CommitOperationAdd('README.md', page.encode())], commit_message=message)
     return _plainly(work, repo_id).commit_url
 
-# %% ../nbs/13b_hub.ipynb #988d7396
+# %% ../nbs/13b_hub.ipynb #585f25b9
 def file_from_hub(
     repo_id:str, # `USER/NAME` on the Hub
     filename:str=NAME, # Of the file there
