@@ -26,6 +26,8 @@ from cifake.portable import export_onnx
 from cifake.hub import model_card, push_to_hub
 from cifake.detector import Detector, from_hub, load_detector, pictures_in, save_detector
 from cifake.batches import BatchDetector
+from cifake.scrutiny import CHANGES, occlusion_map, plot_stability, stability
+from cifake.app import build_app, launch_app, look_closer, verdict_html
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
            (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]

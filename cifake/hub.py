@@ -7,12 +7,12 @@ Docs: https://OWNER.github.io/cifake/hub.html.md"""
 # %% auto #0
 __all__ = ['NAME', 'model_card', 'push_to_hub', 'file_from_hub']
 
-# %% ../nbs/13b_hub.ipynb #605706cb
+# %% ../nbs/13b_hub.ipynb #85ae4d36
 import json
 from pathlib import Path
 from .cards import box_card, box_file, list_detectors, read_card
 
-# %% ../nbs/13b_hub.ipynb #8da68c2b
+# %% ../nbs/13b_hub.ipynb #5f05d0a0
 _USE = ('Pictures like those of its training data, for research and teaching. On other generators, other sizes and pictures from the web its verdicts mean little '
         'unless they were measured there. Not evidence about any picture or person.')
 _MEASURES = dict(accuracy='accuracy', recall='recall of FAKE', recall_real='recall of REAL', precision='precision', f1='F1 of FAKE', auc='AUC', ece='calibration error (ECE)')
@@ -30,7 +30,7 @@ def _table(columns):
     lines = [['', *columns], ['---']*(len(columns) + 1), *([o, *(str(cells.get(o, '')) for cells in columns.values())] for o in rows)]
     return '\n'.join('| ' + ' | '.join(o) + ' |' for o in lines)
 
-# %% ../nbs/13b_hub.ipynb #f00ab17d
+# %% ../nbs/13b_hub.ipynb #ecdb83a1
 def _scores(card):
     "Scores in the card as columns of a table"
     columns = {}
@@ -53,13 +53,13 @@ def _training(card):
         'Operations': f'{pflop:.3f} PFLOP' if (pflop := card.get('training_pflop', trained.get('pflop'))) else None, 'Versions': ', '.join(f'{k} {v}' for k,v in card.get('versions', trained.get('versions', {})).items())}
     return '\n'.join(f'- {k}: {" ".join(str(v).split())}' for k,v in facts.items() if v not in (None, ''))
 
-# %% ../nbs/13b_hub.ipynb #18e5e9ba
+# %% ../nbs/13b_hub.ipynb #7fd872a0
 def _body(card, repo_id):
     "The page's text"
     own, name = card['calibration'], ' '.join(card['name'].split())
     notes = {o['note'] for split in card.get('scores', {}).values() for o in split.values() if isinstance(o, dict) and o.get('note')}
     parts = [f'# {name}', 'A detector of AI-generated images (FAKE) against photographs (REAL), trained with [cifake](https://github.com/OWNER/cifake).', *sorted(notes),
-        '## Use', f"```python\nfrom cifake.detector import from_hub\ndetector = from_hub('{repo_id}')\ndetector.predict('picture.jpg')\n```", 'The file holds tensors and a card in JSON, no code. `p_fake` is the probability of FAKE; '
+        '## Use', *([f"```python\nfrom cifake.detector import from_hub\ndetector = from_hub('{repo_id}')\ndetector.predict('picture.jpg')\n```"] if repo_id else []), 'The file holds tensors and a card in JSON, no code. `p_fake` is the probability of FAKE; '
         f'from {own["threshold"]:.4g} on the verdict is FAKE' + (f', from {own["unsure"][0]:.4g} to {own["unsure"][1]:.4g} it is `unsure`.' if own['unsure'][0] < own['unsure'][1] else '.'),
         '## Intended use and limits', card.get('intended_use') or _USE, '## Training', _training(card),
         '## Protocol', 'Validation is a seeded part of `train`, stratified by label and object, with byte-identical files on one side. Epochs, temperature and threshold were chosen on it, and the test was left alone until then. In brackets: 95% intervals, Wilson for shares, bootstrap for others.',
@@ -74,7 +74,7 @@ def _card_of(source):
 
 def model_card(
     source, # File that `save_detector` wrote, name in `list_detectors`, or a card
-    repo_id:str='USER/NAME', # Where it will stand on the Hub
+    repo_id:str=None, # Where it will stand on the Hub; None leaves out how to fetch it from there
 ): # `huggingface_hub.ModelCard`: its text, and its metadata in `data`
     "The page of a detector on the Hub, from what its card says; the sections are those of Mitchell et al. 2019, https://arxiv.org/abs/1810.03993"
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -84,7 +84,7 @@ def model_card(
     data = ModelCardData(library_name='cifake', license=card.get('licence', '').lower() or None, pipeline_tag='image-classification', tags=['fake-image-detection', 'cifake'], model_name=card['name'] if results else None, eval_results=results)
     return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{_body(card, repo_id)}')
 
-# %% ../nbs/13b_hub.ipynb #c95f8313
+# %% ../nbs/13b_hub.ipynb #78aac66c
 NAME = 'detector.safetensors' # of the file on the Hub
 
 def _whole(source):
@@ -109,7 +109,7 @@ def _plainly(work, repo_id):
         if not type(e).__module__.startswith(('http', 'requests')): raise
         raise OSError(f'The Hub cannot be reached ({type(e).__name__}).') from e
 
-# %% ../nbs/13b_hub.ipynb #eaa3286b
+# %% ../nbs/13b_hub.ipynb #a16b380c
 def push_to_hub(
     source, # File that `save_detector` wrote, or a name in `list_detectors`
     repo_id:str, # `USER/NAME` on the Hub; it is made where it is missing
@@ -126,7 +126,7 @@ def push_to_hub(
         return api.create_commit(repo_id, [CommitOperationAdd(NAME, data), CommitOperationAdd('README.md', page.encode())], commit_message=message)
     return _plainly(work, repo_id).commit_url
 
-# %% ../nbs/13b_hub.ipynb #585f25b9
+# %% ../nbs/13b_hub.ipynb #3a7b9a6a
 def file_from_hub(
     repo_id:str, # `USER/NAME` on the Hub
     filename:str=NAME, # Of the file there

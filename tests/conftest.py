@@ -1,8 +1,11 @@
-"What several test files share: the built wheel, and a fresh environment that holds it."
-import os, subprocess, sys
+"What several test files share: the built wheel, a fresh environment that holds it, and a browser."
+import os, shutil, subprocess, sys
 
 import pytest
 from check import copy_tree
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
 
 
 def clean_env(**more):
@@ -35,3 +38,15 @@ def scripts(dist, tmp_path_factory):
     path = folder/('Scripts' if os.name == 'nt' else 'bin')
     run(path/'python', '-m', 'pip', 'install', '--quiet', next(dist.glob('*.whl')), cwd=folder.parent)
     return path
+
+
+@pytest.fixture(scope='module')
+def browser():
+    if CHROMIUM is None:
+        text = 'There is no Chromium here, so nothing was looked at in a browser.'
+        pytest.fail(text) if os.environ.get('CI') else pytest.skip(text)
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -5,7 +5,7 @@ import pytest
 from check import ROOT
 import cifake.cli as cli
 
-COMMAND = re.compile(r'\b(cifake-(?:data|train|evaluate|predict))\b(.*)')
+COMMAND = re.compile(r'\b(cifake-(?:data|train|evaluate|predict|app))\b(.*)')
 
 
 def shown():

@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from check import ROOT, copy_tree
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
-
 
 def site_tool():
     "tools/site.py as a module; its name is also that of one of Python's own"
@@ -110,18 +107,6 @@ def address(built):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    if CHROMIUM is None:
-        text = 'There is no Chromium here, so nothing was looked at in a browser.'
-        pytest.fail(text) if os.environ.get('CI') else pytest.skip(text)
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

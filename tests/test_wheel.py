@@ -9,7 +9,7 @@ from check import ROOT
 from conftest import run
 from packaging.requirements import Requirement
 
-COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict'
+COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict', 'cifake-app'
 
 
 def test_sdist_can_be_built_from(dist):

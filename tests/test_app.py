@@ -1,0 +1,165 @@
+"The web page, as people use it: `cifake-app` in a process of its own, and Chromium"
+import csv, os, signal, socket, subprocess, sys
+from pathlib import Path
+
+import pytest
+from conftest import clean_env
+from PIL import Image
+
+from cifake.demo import demo_cifake
+
+FILES = sorted((demo_cifake()/'test'/'FAKE').glob('*.jpg'))
+
+
+@pytest.fixture(scope='module')
+def served(tmp_path_factory):
+    "Address of the page, and the folder where gradio keeps uploads; when the page is told to end, nothing is left there"
+    folder = tmp_path_factory.mktemp('uploads')
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        port = found.getsockname()[1]
+    command = Path(sys.executable).with_name('cifake-app')
+    process = subprocess.Popen([command, '--port', str(port)], env=clean_env(GRADIO_TEMP_DIR=str(folder), TMPDIR=str(folder)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for line in process.stdout:
+            if f'http://127.0.0.1:{port}' in line: break
+        else: pytest.fail('cifake-app ended before it listened.')
+        yield f'http://127.0.0.1:{port}', folder
+        assert any(o.is_file() for o in folder.rglob('*.jpg'))  # while it runs, there are uploads
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, 130)
+        assert not [o for o in folder.rglob('*') if o.is_file() and o.suffix in ('.jpg', '.png', '.txt', '.csv')]
+    finally: process.kill()
+
+
+@pytest.fixture
+def visit(browser, served):
+    "Open the page; it asks nobody but its own server, and its scripts raise nothing"
+    contexts, complaints = [], []
+
+    def visit(**context):
+        contexts.append(browser.new_context(**{'viewport': dict(width=1200, height=900), **context}))
+        page = contexts[-1].new_page()
+        page.on('request', lambda o: None if o.url.startswith((served[0], 'data:', 'blob:')) else complaints.append(o.url))
+        page.on('pageerror', lambda o: complaints.append(str(o)))
+        page.goto(served[0])
+        page.wait_for_selector('#picture')
+        return page
+
+    yield visit
+    for context in contexts: context.close()
+    assert not complaints
+
+
+def judged(page, path, wait='#verdict h3'):
+    "What the page says of the picture at `path`"
+    page.set_input_files('#picture input[type=file]', str(path))
+    page.wait_for_selector(wait, timeout=30_000)
+    return page.inner_text('#verdict')
+
+
+def test_a_good_picture(visit):
+    page = visit()
+    said = judged(page, FILES[0], '#closer img')
+    assert said.split()[0] in ('FAKE', 'REAL') and 'probability of FAKE is 0.' in said and 'Not like CIFAKE' not in said
+    page.wait_for_timeout(500)
+    widths = page.evaluate("[...document.querySelectorAll('#closer img')].map(o => o.naturalWidth)")
+    assert len(widths) == 5 and min(widths) > 200
+    assert all(page.evaluate("[...document.querySelectorAll('#closer img')].map(o => o.alt)"))
+    if 'CIFAKE_SCREENSHOTS' in os.environ: page.screenshot(path=Path(os.environ['CIFAKE_SCREENSHOTS'])/'app.png', full_page=True)
+
+
+def test_pictures_that_are_none(visit, tmp_path):
+    (tmp_path/'broken.jpg').write_bytes(FILES[0].read_bytes()[:300])
+    (tmp_path/'text.jpg').write_text('This is no picture.')
+    for name, part in (('broken.jpg', 'damaged'), ('text.jpg', 'no picture of a known format')):
+        said = judged(page := visit(), tmp_path/name)
+        assert 'No verdict' in said and part in said
+        assert not page.query_selector('#closer img')
+
+
+def test_forty_megapixels(visit, tmp_path):
+    Image.linear_gradient('L').resize((8000, 5000)).convert('RGB').save(tmp_path/'large.jpg')
+    assert 'Not like CIFAKE: 8000x5000' in judged(visit(), tmp_path/'large.jpg')
+    Image.new('L', (30_000, 3000)).save(tmp_path/'larger.png')
+    assert 'million that are read at most' in judged(visit(), tmp_path/'larger.png')
+
+
+def test_a_file_that_is_too_large(visit, tmp_path):
+    (tmp_path/'huge.jpg').write_bytes(FILES[0].read_bytes() + bytes(51*1024**2))
+    page = visit()
+    page.set_input_files('#picture input[type=file]', str(tmp_path/'huge.jpg'))
+    page.get_by_text('exceeds').first.wait_for(timeout=20_000)
+
+
+def test_a_text_file(visit, tmp_path):
+    "The field for pictures refuses it by its kind; in a batch it is a row"
+    (tmp_path/'notes.txt').write_text('This is no picture.')
+    page = visit()
+    page.set_input_files('#picture input[type=file]', str(tmp_path/'notes.txt'))
+    page.wait_for_timeout(1500)
+    assert 'FAKE' not in page.inner_text('#verdict')
+    page.get_by_role('tab', name='Many').click()
+    page.set_input_files('#files input[type=file]', [str(tmp_path/'notes.txt'), str(FILES[0])])
+    page.wait_for_selector('#files >> text=notes')
+    page.get_by_role('button', name='Judge').click()
+    page.wait_for_selector('#said >> text=2 file(s)', timeout=20_000)
+    assert '1 could not be read' in page.inner_text('#said')
+
+
+def test_ten_at_once_and_their_csv(visit, tmp_path):
+    page = visit()
+    page.get_by_role('tab', name='Many').click()
+    page.set_input_files('#files input[type=file]', [str(o) for o in FILES[:10]])
+    page.wait_for_selector(f'#files >> text={FILES[9].stem[:4]}')
+    page.wait_for_timeout(500)
+    page.get_by_role('button', name='Judge').click()
+    page.wait_for_selector('#said >> text=10 file(s)', timeout=20_000)
+    with page.expect_download() as download: page.locator('#csv').click()
+    download.value.save_as(tmp_path/'verdicts.csv')
+    rows = list(csv.DictReader(open(tmp_path/'verdicts.csv', newline='', encoding='utf-8')))
+    assert [o['file'] for o in rows] == [o.name for o in FILES[:10]] and all(o['verdict'] in ('FAKE', 'REAL') for o in rows)
+
+
+def test_paste(visit):
+    page = visit(permissions=['clipboard-read', 'clipboard-write'])
+    page.evaluate("""async () => {
+        const canvas = new OffscreenCanvas(64, 64), draw = canvas.getContext('2d');
+        draw.fillStyle = 'teal'; draw.fillRect(8, 8, 40, 40);
+        await navigator.clipboard.write([new ClipboardItem({'image/png': canvas.convertToBlob()})]);
+    }""")
+    page.locator('#picture').get_by_role('button', name='clipboard').click()
+    page.wait_for_selector('#verdict h3', timeout=20_000)
+    assert 'Not like CIFAKE: 64x64' in page.inner_text('#verdict')
+
+
+def test_by_keyboard(visit):
+    "An example, another tab and its button, with Tab, arrows and Enter alone"
+    page = visit()
+
+    def reach(name, most=40):
+        for _ in range(most):
+            page.keyboard.press('Tab')
+            if name in page.evaluate("(o => (o.innerText || '') + ' ' + (o.getAttribute('aria-label') || '') + ' ' + o.className)(document.activeElement)"): return
+        pytest.fail(f'{name} cannot be reached with the Tab key')
+
+    reach('gallery-item')
+    page.keyboard.press('Enter')
+    page.wait_for_selector('#verdict h3', timeout=20_000)
+    page.reload()
+    page.wait_for_selector('#picture')
+    reach('Many')
+    page.keyboard.press('Enter')
+    reach('Judge')
+    page.keyboard.press('Enter')
+    page.wait_for_selector('#said >> text=Choose some pictures first', timeout=20_000)
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_on_a_phone(visit, scheme):
+    page = visit(viewport=dict(width=375, height=800), color_scheme=scheme)
+    judged(page, FILES[0], '#closer img')
+    for tab in ('Many', 'About', 'One picture'):
+        page.get_by_role('tab', name=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate('document.documentElement.scrollWidth') <= 375, tab
