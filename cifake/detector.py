@@ -12,7 +12,7 @@ __all__ = ['COLUMNS', 'TorchNetwork', 'as_table', 'Detector', 'pictures_in', 'de
 import http.client, json, os, time, urllib.error, urllib.request, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -71,6 +71,12 @@ class TorchNetwork:
         pixels:np.ndarray, # 8-bit (n, h, w, 3)
     )->np.ndarray: # (n,) probabilities of FAKE
         with self.torch.inference_mode(): return self.whole(self.torch.from_numpy(pixels).to(self.device)).double().cpu().numpy()
+    @contextmanager
+    def one_core_each(self):
+        "Context for several workers: gives what each calls first, so that they do not wait for each other's cores"
+        threads = self.torch.get_num_threads()
+        try: yield lambda: self.torch.set_num_threads(1) # of the thread that calls it, and of threads to come
+        finally: self.torch.set_num_threads(threads)
 
 # %% ../nbs/14_detector.ipynb #74eac9e5
 COLUMNS = ('file', 'p_fake', 'verdict', 'width', 'height', 'error', 'note')
@@ -101,7 +107,7 @@ def as_table(
 class Detector:
     "A trained detector that judges pictures"
     def __init__(self,
-        network, # Function from 8-bit pixels (n, size, size, 3) to scaled `p_fake` (n,)
+        network, # Function from 8-bit pixels (n, size, size, 3) to scaled `p_fake` (n,), which several threads may call at once
         card:dict, # What `check_card` lets pass
         threshold:float=None, # `p_fake` at or above it is called FAKE; None takes the card's
         unsure:tuple=None, # `p_fake` from the first to below the second gets no verdict; None takes the card's, or none where another threshold is given
@@ -154,26 +160,30 @@ def _look(self:Detector, name, source, urls):
 
 # %% ../nbs/14_detector.ipynb #000c89d9
 @patch
+def _judge(self:Detector, part, urls):
+    "Rows of a batch of names and sources"
+    rows, pixels = zip(*[self._look(*o, urls) for o in part])
+    fine = [i for i,o in enumerate(pixels) if o is not None]
+    if fine:
+        for i,p in zip(fine, self.p_fake(np.stack([pixels[i] for i in fine])).tolist()): rows[i].update(p_fake=p, verdict=self.verdict(p))
+    return list(rows)
+
+@patch
 def stream(self:Detector,
     sources, # Pairs of a name and what to judge; any iterable, which is read as far as needed
-    bs:int=256, # Pictures in a batch
-    workers:int=None, # Threads that read; None takes one for each processor, at most 8
+    bs:int=64, # Pictures in a batch
+    workers:int=None, # Threads that read and judge; None takes one for each processor, at most 32
     urls:bool=False, # Fetch web addresses
 ): # Generator of lists of rows, in order
     "Judge pictures, a batch at a time, in constant memory"
     if bs < 1: raise ValueError(f'`bs` is {bs}: give a number of pictures.')
-    workers, sources, waiting = workers or min(8, os.cpu_count() or 1), iter(sources), deque()
-    look = lambda part: [self._look(*o, urls) for o in part]
-    with ThreadPoolExecutor(workers) as pool:
+    workers, sources, waiting = workers or min(32, os.cpu_count() or 1), iter(sources), deque()
+    with getattr(self.network, 'one_core_each', nullcontext)() as first, ThreadPoolExecutor(workers, initializer=first) as pool:
         try:
             while True:
-                while len(waiting) <= workers and (part := list(islice(sources, bs))): waiting.append(pool.submit(look, part))
+                while len(waiting) <= workers and (part := list(islice(sources, bs))): waiting.append(pool.submit(self._judge, part, urls))
                 if not waiting: return
-                rows, pixels = zip(*waiting.popleft().result())
-                fine = [i for i,o in enumerate(pixels) if o is not None]
-                if fine:
-                    for i,p in zip(fine, self.p_fake(np.stack([pixels[i] for i in fine])).tolist()): rows[i].update(p_fake=p, verdict=self.verdict(p))
-                yield list(rows)
+                yield waiting.popleft().result()
         finally:
             for o in waiting: o.cancel()
 
@@ -333,7 +343,7 @@ def _read(path, device, flip_average):
     "Network and card of a file"
     if path.suffix == '.onnx':
         if device is not None or flip_average is not None: raise ValueError('What an ONNX file does is fixed in it: leave `device` and `flip_average` out.')
-        network = OnnxNetwork(path)
+        network = OnnxNetwork(path, threads=1) # for each of the workers
         return network, network.card
     card, shapes = read_card(path)
     if flip_average is not None: card['flip_average'] = flip_average
