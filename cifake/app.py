@@ -7,8 +7,8 @@ Docs: https://OWNER.github.io/cifake/app.html.md"""
 # %% auto #0
 __all__ = ['verdict_html', 'look_closer', 'build_app', 'launch_app']
 
-# %% ../nbs/15_app.ipynb #ba6b5f14
-import base64, html, io, tempfile, time
+# %% ../nbs/15_app.ipynb #b2d5a441
+import base64, html, io, shutil, tempfile, time
 from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ from .hub import model_card
 from .pictures import read_picture, to_square
 from .scrutiny import CHANGES, occlusion_map, plot_stability, stability
 
-# %% ../nbs/15_app.ipynb #aa24801a
+# %% ../nbs/15_app.ipynb #1e7ad64e
 _WORDS = dict(FAKE='It looks generated.', REAL='It looks like a photograph.', unsure='It could be either.')
 _STYLE = """
 .verdict {border: 1px solid var(--border-color-primary); border-left: 8px solid var(--tone); border-radius: 6px; padding: 12px 16px;}
@@ -26,7 +26,7 @@ _STYLE = """
 .verdict svg {width: 100%; height: auto; display: block; margin: 8px 0;}
 .verdict .figures {display: flex; flex-wrap: wrap; gap: 8px;}
 .verdict img {flex: 1 1 220px; min-width: 0; max-width: 340px; height: auto; background: white; border-radius: 4px; margin: 0;}
-#picture img {image-rendering: pixelated; min-width: 128px; min-height: 128px;}
+#picture img, #examples img {image-rendering: pixelated; min-width: 128px; min-height: 128px;}
 .verdict .note {border-left: 4px solid #c77700; padding-left: 8px;}
 .verdict text {fill: currentColor; font-size: 11px;}
 """
@@ -50,7 +50,7 @@ def verdict_html(
     note = f'<p class="note"><b>Not like CIFAKE:</b> {html.escape(row["note"])}. The verdict means little.</p>' if row['note'] else ''
     return f'<div class="verdict" style="--tone: {tone}" role="status"><h3>{row["verdict"]}</h3><p>{_WORDS[row["verdict"]]} The probability of FAKE is {row["p_fake"]:.3f}.</p>{_scale(row["p_fake"], detector)}{note}</div>'
 
-# %% ../nbs/15_app.ipynb #870ab576
+# %% ../nbs/15_app.ipynb #91a3138c
 def _image(fig, text):
     "A figure as HTML"
     with io.BytesIO() as file:
@@ -87,7 +87,7 @@ def look_closer(
             f'<p>{said} of {len(table) - 1} ways to save the picture anew, blur it or make it smaller:</p><div class="figures">'
             + ''.join(_image(fig, f'p_fake against {change}') for fig,change in zip(_draw_changes(table, detector.threshold), CHANGES)) + '</div></div>')
 
-# %% ../nbs/15_app.ipynb #daa30cc4
+# %% ../nbs/15_app.ipynb #e4c2d573
 def _gradio():
     "gradio, or the sentence that names the extra"
     try: import gradio
@@ -108,7 +108,7 @@ def _judge_one(detector):
         return verdict_html(row, detector), '' if row['error'] else look_closer(detector, picture)
     return judge
 
-# %% ../nbs/15_app.ipynb #18aa47d8
+# %% ../nbs/15_app.ipynb #66e9568a
 def _judge_many(detector, most_files, folder):
     "Function of paths: a sentence, a table for the page, and the path of a CSV file or None"
     def judge(files):
@@ -117,7 +117,7 @@ def _judge_many(detector, most_files, folder):
         if len(files) > most_files: return f'These are {len(files)} files, and at most {most_files} are judged at once: for more, there is `cifake-predict`.', None, None
         table = detector.predict(files)
         table['file'] = [Path(o).name for o in table.file]
-        for o in Path(folder).iterdir(): # gradio has taken its copy long ago
+        for o in Path(folder).glob('*.csv'): # gradio has taken its copy long ago
             if time.time() - o.stat().st_mtime > 60: o.unlink()
         said = f'{len(table)} file(s): ' + ', '.join(f'{n} {o or "could not be read"}' for o,n in table.verdict.value_counts().items()) + '.'
         with tempfile.NamedTemporaryFile('w', dir=folder, prefix='verdicts-', suffix='.csv', delete=False, newline='', encoding='utf-8') as file: table.to_csv(file, index=False)
@@ -125,15 +125,19 @@ def _judge_many(detector, most_files, folder):
         return said, shown[['file', 'verdict', 'p_fake', 'size', 'remark']], file.name
     return judge
 
-# %% ../nbs/15_app.ipynb #27e8aebd
+# %% ../nbs/15_app.ipynb #b0bf1675
 _HEAD = """# Is it generated?
 
 This page asks the detector **{name}**, trained on CIFAKE: small photographs of ten kinds of objects against images of one generator, Stable Diffusion 1.4, at 32x32 pixels.
 It knows nothing else. On other pictures, such as yours, it may be as good as a coin. **A verdict is no evidence about any picture or person.** [What it cannot do](https://OWNER.github.io/cifake/explanations/limits.html)."""
 
-def _examples():
-    "Paths of four images of the demo set"
-    return [str(sorted((demo_cifake()/'test'/label).glob('*.jpg'))[i]) for label in ('FAKE', 'REAL') for i in (0, 7)]
+def _example_field(gr, picture, folder):
+    "Four images of the demo set, copied into `folder`, of which the one chosen is put into the field `picture`"
+    found = [sorted((demo_cifake()/'test'/label).glob('*.jpg'))[i] for label in ('FAKE', 'REAL') for i in (0, 7)]
+    files = [shutil.copy(o, Path(folder)/f'example-{i}.jpg') for i,o in enumerate(found)] # gradio gives away files of temporary folders only
+    def choose(event:gr.SelectData): return files[event.index]
+    shown = gr.Gallery(files, label='Drawn by this library, to try the page out', columns=4, height=170, object_fit='contain', allow_preview=False, interactive=False, buttons=[], elem_id='examples')
+    shown.select(choose, None, picture, api_visibility='private')
 
 def _after_close(app, clean):
     "Let `app.close` call `clean` too"
@@ -158,7 +162,7 @@ def build_app(
                 with gr.Column(min_width=280): picture = _picture_field(gr, label='Picture: upload it, drop it or paste it', sources=['upload', 'clipboard'], height=300, elem_id='picture')
                 with gr.Column(min_width=280): verdict = gr.HTML(elem_id='verdict')
             closer = gr.HTML(elem_id='closer')
-            gr.Examples([[o] for o in _examples()], picture, label='Drawn by this library, to try the page out')
+            _example_field(gr, picture, folder.name)
             picture.change(_judge_one(detector), picture, [verdict, closer], api_name='judge')
         with gr.Tab('Many'):
             files = gr.File(label=f'Up to {most_files} files', file_count='multiple', height=200, elem_id='files')
@@ -169,7 +173,7 @@ def build_app(
     _after_close(app, folder.cleanup)
     return app.queue(max_size=50, default_concurrency_limit=1)
 
-# %% ../nbs/15_app.ipynb #cad7ae6c
+# %% ../nbs/15_app.ipynb #21a89f95
 def launch_app(
     detector:Detector=None, # Of `load_detector`; None takes the default one in the box
     host:str='127.0.0.1', # Address to listen at; `0.0.0.0` lets other machines in

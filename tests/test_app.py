@@ -25,10 +25,11 @@ def served(tmp_path_factory):
             if f'http://127.0.0.1:{port}' in line: break
         else: pytest.fail('cifake-app ended before it listened.')
         yield f'http://127.0.0.1:{port}', folder
-        assert any(o.is_file() for o in folder.rglob('*.jpg'))  # while it runs, there are uploads
+        assert {FILES[1].name, 'broken.jpg'} <= {o.name for o in folder.rglob('*') if o.is_file()}  # while it runs, there are uploads
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) in (0, 130)
-        assert not [o for o in folder.rglob('*') if o.is_file() and o.suffix in ('.jpg', '.png', '.txt', '.csv')]
+        left = {o.name for o in folder.rglob('*') if o.is_file() and 'demo' not in str(o.relative_to(folder))}
+        assert not left & {FILES[1].name, 'broken.jpg', 'text.jpg', 'large.jpg', 'larger.png', 'notes.txt'} and not any('verdicts' in o for o in left), left
     finally: process.kill()
 
 
@@ -60,7 +61,7 @@ def judged(page, path, wait='#verdict h3'):
 
 def test_a_good_picture(visit):
     page = visit()
-    said = judged(page, FILES[0], '#closer img')
+    said = judged(page, FILES[1], '#closer img')
     assert said.split()[0] in ('FAKE', 'REAL') and 'probability of FAKE is 0.' in said and 'Not like CIFAKE' not in said
     page.wait_for_timeout(500)
     widths = page.evaluate("[...document.querySelectorAll('#closer img')].map(o => o.naturalWidth)")
@@ -89,7 +90,7 @@ def test_a_file_that_is_too_large(visit, tmp_path):
     (tmp_path/'huge.jpg').write_bytes(FILES[0].read_bytes() + bytes(51*1024**2))
     page = visit()
     page.set_input_files('#picture input[type=file]', str(tmp_path/'huge.jpg'))
-    page.get_by_text('exceeds').first.wait_for(timeout=20_000)
+    page.get_by_text('exceed the maximum').first.wait_for(timeout=20_000)
 
 
 def test_a_text_file(visit, tmp_path):
@@ -137,20 +138,22 @@ def test_by_keyboard(visit):
     "An example, another tab and its button, with Tab, arrows and Enter alone"
     page = visit()
 
-    def reach(name, most=40):
+    def reach(selector, most=40):
         for _ in range(most):
             page.keyboard.press('Tab')
-            if name in page.evaluate("(o => (o.innerText || '') + ' ' + (o.getAttribute('aria-label') || '') + ' ' + o.className)(document.activeElement)"): return
-        pytest.fail(f'{name} cannot be reached with the Tab key')
+            if page.evaluate(f"document.activeElement.matches('{selector}')"): return
+        pytest.fail(f'{selector} cannot be reached with the Tab key')
 
-    reach('gallery-item')
+    reach('#examples button')
     page.keyboard.press('Enter')
     page.wait_for_selector('#verdict h3', timeout=20_000)
+    assert page.inner_text('#verdict').split()[0] in ('FAKE', 'REAL')
     page.reload()
     page.wait_for_selector('#picture')
-    reach('Many')
+    reach('[role=tab]')
+    while page.evaluate("document.activeElement.innerText") != 'Many': page.keyboard.press('Tab')
     page.keyboard.press('Enter')
-    reach('Judge')
+    reach('#judge')
     page.keyboard.press('Enter')
     page.wait_for_selector('#said >> text=Choose some pictures first', timeout=20_000)
 
@@ -158,7 +161,7 @@ def test_by_keyboard(visit):
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_on_a_phone(visit, scheme):
     page = visit(viewport=dict(width=375, height=800), color_scheme=scheme)
-    judged(page, FILES[0], '#closer img')
+    judged(page, FILES[1], '#closer img')
     for tab in ('Many', 'About', 'One picture'):
         page.get_by_role('tab', name=tab).click()
         page.wait_for_timeout(300)
