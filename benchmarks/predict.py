@@ -15,6 +15,20 @@ def _rates(ways, files, turns):
             found[name].append(round(n/(time.perf_counter() - start), 1))
     return found
 
+def _limit(detector, bs=64, seconds=5):
+    "What a product of two matrices reaches on this processor, and the network alone on pixels in memory"
+    import numpy as np, torch
+    from torch.utils.flop_counter import FlopCounterMode
+    def rate(work):
+        work()
+        start, n = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds: n += bool(work() is not None)
+        return n/(time.perf_counter() - start)
+    a, pixels = torch.randn(2048, 2048), np.random.default_rng(0).integers(0, 255, (bs, detector.size, detector.size, 3), dtype=np.uint8)
+    with FlopCounterMode(display=False) as counter: detector.p_fake(pixels)
+    gflop, peak = counter.get_total_flops()/bs/1e9, rate(lambda: a@a)*2*2048**3/1e9
+    return {'GFLOP for a picture': round(gflop, 4), 'GFLOP/s of a matrix product': round(peak, 1), 'pictures a second at that rate': round(peak/gflop), 'pictures a second of the network alone': round(rate(lambda: detector.p_fake(pixels))*bs)}
+
 PEAK = """import sys
 from cifake.detector import load_detector, pictures_in
 detector, n = load_detector(flip_average=False), 0
@@ -53,6 +67,7 @@ def main(
             with learn.no_bar(), learn.no_logging(): return sum(len(learn.predict(o)[2]) == 2 for o in files)
         ways = {'predict_folder, one view': (lambda o: len(once.predict_folder(folder)), len(files)), 'predict_folder on onnxruntime, one view': (lambda o: len(onnx.predict_folder(folder)), len(files)), 'predict_folder, with the mirror image': (lambda o: len(twice.predict_folder(folder)), len(files)),
                 'test_dl and get_preds, one view': (lambda o: preds(plain, o), len(files)), 'test_dl and get_preds, with the mirror image': (lambda o: preds(learn, o), len(files)), 'learn.predict, one by one': (loop, min(200, len(files)))}
+        values['limit, one view'] = _limit(once)
         values['pictures a second'] = _rates(ways, files, turns)
         values['megabytes above the first 600'] = {}
         for most in (2*len(files)//10, len(files)):
