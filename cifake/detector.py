@@ -215,6 +215,7 @@ def _fetched(url, seconds=30):
                 if n > MAX_BYTES: raise ValueError(f'This address gives more than the {MAX_BYTES//10**6} MB that are read at most.')
                 if time.monotonic() > end: raise ValueError(f'This address takes longer than {seconds} seconds.')
     except urllib.error.HTTPError as e: raise ValueError(f'This address answers {e.code} {e.reason}.') from e
+    except urllib.error.URLError as e: raise ValueError(f'This address cannot be reached ({_one_line(e.reason)}).') from e
     except http.client.HTTPException as e: raise ValueError(f'This address cannot be fetched ({type(e).__name__}).') from e
     return b''.join(parts)
 
