@@ -7,12 +7,12 @@ Docs: https://OWNER.github.io/cifake/hub.html.md"""
 # %% auto #0
 __all__ = ['NAME', 'model_card', 'push_to_hub', 'file_from_hub']
 
-# %% ../nbs/13b_hub.ipynb #b461b155
+# %% ../nbs/13b_hub.ipynb #f4c8ad51
 import json
 from pathlib import Path
 from .cards import box_card, box_file, list_detectors, read_card
 
-# %% ../nbs/13b_hub.ipynb #26cdba5e
+# %% ../nbs/13b_hub.ipynb #57330606
 _USE = ('Pictures like those of its training data, for research and teaching. On other generators, other sizes and pictures from the web its verdicts mean little '
         'unless they were measured there. Not evidence about any picture or person.')
 _MEASURES = dict(accuracy='accuracy', recall='recall of FAKE', recall_real='recall of REAL', precision='precision', f1='F1 of FAKE', auc='AUC', ece='calibration error (ECE)')
@@ -30,7 +30,7 @@ def _table(columns):
     lines = [['', *columns], ['---']*(len(columns) + 1), *([o, *(str(cells.get(o, '')) for cells in columns.values())] for o in rows)]
     return '\n'.join('| ' + ' | '.join(o) + ' |' for o in lines)
 
-# %% ../nbs/13b_hub.ipynb #02ef1f15
+# %% ../nbs/13b_hub.ipynb #cacdd4cf
 def _scores(card):
     "Scores in the card as columns of a table"
     columns = {}
@@ -53,7 +53,7 @@ def _training(card):
         'Operations': f'{pflop:.3f} PFLOP' if (pflop := card.get('training_pflop', trained.get('pflop'))) else None, 'Versions': ', '.join(f'{k} {v}' for k,v in card.get('versions', trained.get('versions', {})).items())}
     return '\n'.join(f'- {k}: {" ".join(str(v).split())}' for k,v in facts.items() if v not in (None, ''))
 
-# %% ../nbs/13b_hub.ipynb #1aa22c0f
+# %% ../nbs/13b_hub.ipynb #57cabf25
 def _body(card, repo_id):
     "The page's text"
     own, name = card['calibration'], ' '.join(card['name'].split())
@@ -84,7 +84,7 @@ def model_card(
     data = ModelCardData(library_name='cifake', license=card.get('licence', '').lower() or None, pipeline_tag='image-classification', tags=['fake-image-detection', 'cifake'], model_name=card['name'] if results else None, eval_results=results)
     return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{_body(card, repo_id)}')
 
-# %% ../nbs/13b_hub.ipynb #4b279c32
+# %% ../nbs/13b_hub.ipynb #8ab87de6
 NAME = 'detector.safetensors' # of the file on the Hub
 
 def _whole(source):
@@ -109,7 +109,7 @@ def _plainly(work, repo_id):
         if not type(e).__module__.startswith(('http', 'requests')): raise
         raise OSError(f'The Hub cannot be reached ({type(e).__name__}).') from e
 
-# %% ../nbs/13b_hub.ipynb #3339d17d
+# %% ../nbs/13b_hub.ipynb #138a954d
 def push_to_hub(
     source, # File that `save_detector` wrote, or a name in `list_detectors`
     repo_id:str, # `USER/NAME` on the Hub; it is made where it is missing
@@ -126,7 +126,7 @@ def push_to_hub(
         return api.create_commit(repo_id, [CommitOperationAdd(NAME, data), CommitOperationAdd('README.md', page.encode())], commit_message=message)
     return _plainly(work, repo_id).commit_url
 
-# %% ../nbs/13b_hub.ipynb #540ac8b7
+# %% ../nbs/13b_hub.ipynb #720b769b
 def file_from_hub(
     repo_id:str, # `USER/NAME` on the Hub
     filename:str=NAME, # Of the file there

@@ -1,5 +1,5 @@
 "The documentation site, built by tools/site.py and read in a real headless Chromium."
-import importlib.util, os, re, shutil, subprocess, sys, threading
+import importlib.util, os, re, subprocess, sys, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
