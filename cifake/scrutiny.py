@@ -7,13 +7,13 @@ Docs: https://OWNER.github.io/cifake/scrutiny.html.md"""
 # %% auto #0
 __all__ = ['CHANGES', 'occlusion_map', 'stability', 'plot_stability']
 
-# %% ../nbs/14b_scrutiny.ipynb #d7385769
+# %% ../nbs/14b_scrutiny.ipynb #7cfb8855
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
 from PIL import Image, ImageFilter
 from .pictures import as_jpeg, read_picture
 
-# %% ../nbs/14b_scrutiny.ipynb #254d7f38
+# %% ../nbs/14b_scrutiny.ipynb #fa324bab
 def _seen(detector, source):
     "What the detector sees of a picture, 8-bit (size, size, 3)"
     row, pixels = detector._look('picture', source, False)
@@ -41,9 +41,10 @@ def occlusion_map(
         count[y,x] += 1
     return total/count
 
-# %% ../nbs/14b_scrutiny.ipynb #b4addb39
+# %% ../nbs/14b_scrutiny.ipynb #57c1388a
 CHANGES = {'JPEG quality': (95, 85, 75, 60, 40), 'blur, pixels': (0.2, 0.4, 0.6, 0.8, 1), 'resized to': (0.9, 0.75, 0.6, 0.5)}
 
+# %% ../nbs/14b_scrutiny.ipynb #8d47cad9
 def _changed(image, change, level, size):
     "`image` after one change"
     if change == 'JPEG quality': return as_jpeg(image, level)
@@ -61,7 +62,7 @@ def stability(
     found = detector.predict([image, *(_changed(image, change, int(o) if o > 1 else o, detector.size) for change,o in ways[1:])])
     return pd.DataFrame(dict(change=[o for o,_ in ways], level=[o for _,o in ways], p_fake=found.p_fake, verdict=found.verdict, same=found.verdict == found.verdict[0]))
 
-# %% ../nbs/14b_scrutiny.ipynb #fa75b726
+# %% ../nbs/14b_scrutiny.ipynb #2a6fbf8c
 def plot_stability(
     table:pd.DataFrame, # Of `stability`
     threshold:float=None, # A line there

@@ -16,7 +16,7 @@ def shown():
     for path, texts in pages.items():
         for block in re.findall(r'^```(?:bash|sh)\n(.*?)^```', '\n'.join(texts), re.DOTALL | re.MULTILINE):
             for line in block.splitlines():
-                if found := COMMAND.search(line): yield path.name, found[1], found[2].partition(' && ')[0]
+                if found := COMMAND.search(line): yield path.name, found[1], re.split(r' (?:&&|>|\|) ', found[2])[0]
 
 
 def understood(monkeypatch, name, options):
