@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/app.html.md"""
 # %% auto #0
 __all__ = ['verdict_html', 'look_closer', 'build_app', 'launch_app']
 
-# %% ../nbs/15_app.ipynb #2bb4f2f9
+# %% ../nbs/15_app.ipynb #3ee6d31e
 import base64, html, io, shutil, tempfile, time
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from .hub import model_card
 from .pictures import read_picture, to_square
 from .scrutiny import CHANGES, occlusion_map, plot_stability, stability
 
-# %% ../nbs/15_app.ipynb #d06c0afd
+# %% ../nbs/15_app.ipynb #9200fe08
 _WORDS = dict(FAKE='It looks generated.', REAL='It looks like a photograph.', unsure='It could be either.')
 _STYLE = """
 .verdict {border: 1px solid var(--border-color-primary); border-left: 8px solid var(--tone); border-radius: 6px; padding: 12px 16px;}
@@ -50,7 +50,7 @@ def verdict_html(
     note = f'<p class="note"><b>Not like CIFAKE:</b> {html.escape(row["note"])}. The verdict means little.</p>' if row['note'] else ''
     return f'<div class="verdict" style="--tone: {tone}" role="status"><h3>{row["verdict"]}</h3><p>{_WORDS[row["verdict"]]} The probability of FAKE is {row["p_fake"]:.3f}.</p>{_scale(row["p_fake"], detector)}{note}</div>'
 
-# %% ../nbs/15_app.ipynb #793311bb
+# %% ../nbs/15_app.ipynb #0a604fc4
 def _image(fig, text):
     "A figure as HTML"
     with io.BytesIO() as file:
@@ -87,7 +87,7 @@ def look_closer(
             f'<p>{said} of {len(table) - 1} ways to save the picture anew, blur it or make it smaller:</p><div class="figures">'
             + ''.join(_image(fig, f'p_fake against {change}') for fig,change in zip(_draw_changes(table, detector.threshold), CHANGES)) + '</div></div>')
 
-# %% ../nbs/15_app.ipynb #92b5716f
+# %% ../nbs/15_app.ipynb #7feb90f1
 def _gradio():
     "gradio, or the sentence that names the extra"
     try: import gradio
@@ -108,7 +108,7 @@ def _judge_one(detector):
         return verdict_html(row, detector), '' if row['error'] else look_closer(detector, picture)
     return judge
 
-# %% ../nbs/15_app.ipynb #00ecf1d2
+# %% ../nbs/15_app.ipynb #ba17663b
 def _judge_many(detector, most_files, folder):
     "Function of paths: a sentence, a table for the page, and the path of a CSV file or None"
     def judge(files):
@@ -125,7 +125,7 @@ def _judge_many(detector, most_files, folder):
         return said, shown[['file', 'verdict', 'p_fake', 'size', 'remark']], file.name
     return judge
 
-# %% ../nbs/15_app.ipynb #e2e862a2
+# %% ../nbs/15_app.ipynb #ecbe2276
 _HEAD = """# Is it generated?
 
 This page asks the detector **{name}**, trained on CIFAKE: small photographs of ten kinds of objects against images of one generator, Stable Diffusion 1.4, at 32x32 pixels.
@@ -136,10 +136,10 @@ def _example_field(gr, picture, folder):
     found = [sorted((demo_cifake()/'test'/label).glob('*.jpg'))[i] for label in ('FAKE', 'REAL') for i in (0, 7)]
     files = [shutil.copy(o, Path(folder)/f'example-{i}.jpg') for i,o in enumerate(found)] # gradio gives away files of temporary folders only
     def choose(event:gr.SelectData): return files[event.index]
-    shown = gr.Gallery(files, label='Drawn by this library, to try the page out', columns=8, height='auto', object_fit='contain', allow_preview=False, interactive=False, buttons=[], elem_id='examples')
+    shown = gr.Gallery(files, label='Drawn by this library, to try the page out', columns=4, height=220, object_fit='contain', allow_preview=False, interactive=False, buttons=[], elem_id='examples')
     shown.select(choose, None, picture, api_visibility='private')
 
-# %% ../nbs/15_app.ipynb #4f94c44b
+# %% ../nbs/15_app.ipynb #979b16fd
 def _after_close(app, clean):
     "Let `app.close` call `clean` too"
     close = app.close
@@ -174,7 +174,7 @@ def build_app(
     _after_close(app, folder.cleanup)
     return app.queue(max_size=50, default_concurrency_limit=1)
 
-# %% ../nbs/15_app.ipynb #a699ce80
+# %% ../nbs/15_app.ipynb #5fb9f3d2
 def launch_app(
     detector:Detector=None, # Of `load_detector`; None takes the default one in the box
     host:str='127.0.0.1', # Address to listen at; `0.0.0.0` lets other machines in
