@@ -7,18 +7,18 @@ Docs: https://OWNER.github.io/cifake/app.html.md"""
 # %% auto #0
 __all__ = ['verdict_html', 'look_closer', 'build_app', 'launch_app']
 
-# %% ../nbs/15_app.ipynb #3ee6d31e
+# %% ../nbs/15_app.ipynb #12241f83
 import base64, html, io, shutil, tempfile, time
 from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from .demo import demo_cifake
 from .detector import Detector, load_detector
-from .hub import model_card
+from .hub import USE, model_card
 from .pictures import read_picture, to_square
 from .scrutiny import CHANGES, occlusion_map, plot_stability, stability
 
-# %% ../nbs/15_app.ipynb #9200fe08
+# %% ../nbs/15_app.ipynb #0e84532c
 _WORDS = dict(FAKE='It looks generated.', REAL='It looks like a photograph.', unsure='It could be either.')
 _STYLE = """
 .verdict {border: 1px solid var(--border-color-primary); border-left: 8px solid var(--tone); border-radius: 6px; padding: 12px 16px;}
@@ -47,10 +47,10 @@ def verdict_html(
     "A verdict in words, with its scale and what has to be known before believing it; or why there is none"
     if row['error']: return f'<div class="verdict" style="--tone: grey" role="alert"><h3>No verdict</h3><p>{html.escape(row["error"])}</p></div>'
     tone = dict(FAKE='#c0392b', REAL='#1f6fb2').get(row['verdict'], 'grey')
-    note = f'<p class="note"><b>Not like CIFAKE:</b> {html.escape(row["note"])}. The verdict means little.</p>' if row['note'] else ''
+    note = f'<p class="note"><b>Not like what it learned from:</b> {html.escape(row["note"])}. The verdict means little.</p>' if row['note'] else ''
     return f'<div class="verdict" style="--tone: {tone}" role="status"><h3>{row["verdict"]}</h3><p>{_WORDS[row["verdict"]]} The probability of FAKE is {row["p_fake"]:.3f}.</p>{_scale(row["p_fake"], detector)}{note}</div>'
 
-# %% ../nbs/15_app.ipynb #0a604fc4
+# %% ../nbs/15_app.ipynb #914b9467
 def _image(fig, text):
     "A figure as HTML"
     with io.BytesIO() as file:
@@ -87,7 +87,7 @@ def look_closer(
             f'<p>{said} of {len(table) - 1} ways to save the picture anew, blur it or make it smaller:</p><div class="figures">'
             + ''.join(_image(fig, f'p_fake against {change}') for fig,change in zip(_draw_changes(table, detector.threshold), CHANGES)) + '</div></div>')
 
-# %% ../nbs/15_app.ipynb #7feb90f1
+# %% ../nbs/15_app.ipynb #ce6556f7
 def _gradio():
     "gradio, or the sentence that names the extra"
     try: import gradio
@@ -108,7 +108,7 @@ def _judge_one(detector):
         return verdict_html(row, detector), '' if row['error'] else look_closer(detector, picture)
     return judge
 
-# %% ../nbs/15_app.ipynb #ba17663b
+# %% ../nbs/15_app.ipynb #e5524343
 def _judge_many(detector, most_files, folder):
     "Function of paths: a sentence, a table for the page, and the path of a CSV file or None"
     def judge(files):
@@ -125,11 +125,10 @@ def _judge_many(detector, most_files, folder):
         return said, shown[['file', 'verdict', 'p_fake', 'size', 'remark']], file.name
     return judge
 
-# %% ../nbs/15_app.ipynb #ecbe2276
+# %% ../nbs/15_app.ipynb #e9df9135
 _HEAD = """# Is it generated?
 
-This page asks the detector **{name}**, trained on CIFAKE: small photographs of ten kinds of objects against images of one generator, Stable Diffusion 1.4, at 32x32 pixels.
-It knows nothing else. On other pictures, such as yours, it may be as good as a coin. **A verdict is no evidence about any picture or person.** [What it cannot do](https://OWNER.github.io/cifake/explanations/limits.html)."""
+This page asks the detector **{name}**. {use} On other pictures, such as yours, it may be as good as a coin. **A verdict is no evidence about any picture or person.** [What such detectors cannot do](https://OWNER.github.io/cifake/explanations/limits.html)."""
 
 def _example_field(gr, picture, folder):
     "Four images of the demo set, copied into `folder`, of which the one chosen is put into the field `picture`"
@@ -139,7 +138,7 @@ def _example_field(gr, picture, folder):
     shown = gr.Gallery(files, label='Drawn by this library, to try the page out', columns=4, height=220, object_fit='contain', allow_preview=False, interactive=False, buttons=[], elem_id='examples')
     shown.select(choose, None, picture, api_visibility='private')
 
-# %% ../nbs/15_app.ipynb #979b16fd
+# %% ../nbs/15_app.ipynb #473432b3
 def _after_close(app, clean):
     "Let `app.close` call `clean` too"
     close = app.close
@@ -157,7 +156,7 @@ def build_app(
     gr = _gradio()
     detector, folder = detector or load_detector(), tempfile.TemporaryDirectory(prefix='cifake-app-')
     with gr.Blocks(title='Is it generated?', analytics_enabled=False, delete_cache=(keep, keep)) as app:
-        gr.Markdown(_HEAD.format(name=detector.name))
+        gr.Markdown(_HEAD.format(name=detector.name, use=detector.card.get('intended_use') or USE))
         with gr.Tab('One picture'):
             with gr.Row():
                 with gr.Column(min_width=280): picture = _picture_field(gr, label='Picture: upload it, drop it or paste it', sources=['upload', 'clipboard'], height=300, elem_id='picture')
@@ -174,7 +173,7 @@ def build_app(
     _after_close(app, folder.cleanup)
     return app.queue(max_size=50, default_concurrency_limit=1)
 
-# %% ../nbs/15_app.ipynb #5fb9f3d2
+# %% ../nbs/15_app.ipynb #11e005ac
 def launch_app(
     detector:Detector=None, # Of `load_detector`; None takes the default one in the box
     host:str='127.0.0.1', # Address to listen at; `0.0.0.0` lets other machines in

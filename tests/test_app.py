@@ -62,7 +62,7 @@ def judged(page, path, wait='#verdict h3'):
 def test_a_good_picture(visit):
     page = visit()
     said = judged(page, FILES[1], '#closer img')
-    assert said.split()[0] in ('FAKE', 'REAL') and 'probability of FAKE is 0.' in said and 'Not like CIFAKE' not in said
+    assert said.split()[0] in ('FAKE', 'REAL') and 'probability of FAKE is 0.' in said and 'Not like what it learned from' not in said
     page.wait_for_timeout(500)
     widths = page.evaluate("[...document.querySelectorAll('#closer img')].map(o => o.naturalWidth)")
     assert len(widths) == 5 and min(widths) > 200
@@ -81,7 +81,7 @@ def test_pictures_that_are_none(visit, tmp_path):
 
 def test_forty_megapixels(visit, tmp_path):
     Image.linear_gradient('L').resize((8000, 5000)).convert('RGB').save(tmp_path/'large.jpg')
-    assert 'Not like CIFAKE: 8000x5000' in judged(visit(), tmp_path/'large.jpg')
+    assert 'Not like what it learned from: 8000x5000' in judged(visit(), tmp_path/'large.jpg')
     Image.new('L', (30_000, 3000)).save(tmp_path/'larger.png')
     assert 'million that are read at most' in judged(visit(), tmp_path/'larger.png')
 
@@ -131,7 +131,7 @@ def test_paste(visit):
     }""")
     page.locator('#picture').get_by_role('button', name='clipboard').click()
     page.wait_for_selector('#verdict h3', timeout=20_000)
-    assert 'Not like CIFAKE: 64x64' in page.inner_text('#verdict')
+    assert 'Not like what it learned from: 64x64' in page.inner_text('#verdict')
 
 
 def test_by_keyboard(visit):
