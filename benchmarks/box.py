@@ -1,64 +1,105 @@
 "Put the network of a run into the package: 16-bit weights and a card with its measured scores"
 import json
 from pathlib import Path
+
 from fastcore.script import call_parse
+
 from record import RESULTS, circumstances
 
 BOX = Path(__file__).parent.parent/'cifake'/'pretrained'
-USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against images of Stable Diffusion 1.4 (FAKE), all of 32x32 pixels and '
-       'the same JPEG compression. It knows nothing else: not other generators, not other sizes, not pictures from the web. Not evidence about any picture or person.')
+USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against images of Stable Diffusion 1.4 (FAKE), '
+       'all of 32x32 pixels and the same JPEG compression. It knows nothing else: not other generators, not other '
+       'sizes, not pictures from the web. Not evidence about any picture or person.')
+
 
 def _scores(learn, split):
     "Measures with intervals on `split`: as calibrated, with averaging over flips and without, and before calibration"
     from cifake.evaluate import evaluate
-    of = lambda report: {k: v for k,v in json.loads(report.to_json()).items() if k not in ('note', 'unreadable', 'split')}
-    scores = {'as it predicts': of(evaluate(learn, split=split))}
+
+    def measured():
+        report = json.loads(evaluate(learn, split=split).to_json())
+        return {k: v for k, v in report.items() if k not in ('note', 'unreadable', 'split')}
+
+    scores = {'as it predicts': measured()}
     if hasattr(learn, 'flip_average'):
-        with learn.removed_cbs(learn.flip_average): scores['without averaging over flips'] = of(evaluate(learn, split=split))
-    with learn.removed_cbs(learn.calibrated): scores['before calibration'] = of(evaluate(learn, split=split))
+        with learn.removed_cbs(learn.flip_average): scores['without averaging over flips'] = measured()
+    with learn.removed_cbs(learn.calibrated): scores['before calibration'] = measured()
     return scores
+
 
 def _against(learn, other):
     "McNemar's exact test against the network `other` of the box, on the validation images of both"
     from cifake.evaluate import evaluate, mcnemar
     from cifake.learner import load_pretrained
-    return dict(network=other, **mcnemar(*(evaluate(o, split='valid', resamples=0) for o in (learn, load_pretrained(other, path=learn.dls.path)))))
+    networks = learn, load_pretrained(other, path=learn.dls.path)
+    reports = [evaluate(o, split='valid', resamples=0) for o in networks]
+    return dict(network=other, **mcnemar(*reports))
+
+
+def _run(out, file):
+    "The card of the run in `out` and the result in `file`, which have to tell of one training"
+    card = json.loads((Path(out)/'recipe.json').read_text())
+    result = json.loads(file.read_text())
+    same = result['data_digest'] == card['data_digest'] and result['seed'] == card['seed']
+    if not same or card['subset'] is not None or card['status'] != 'finished':
+        raise ValueError(f'{out} is not the finished run that nbs/results/{file.name} tells of.')
+    return card, result
+
+
+def _rounded(learn):
+    "Round the weights of `learn` to float16 and return them"
+    state = {k: v.half() if v.is_floating_point() else v for k, v in learn.model.state_dict().items()}
+    learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return state
+
+
+def _training(learn, card, result):
+    "What the network was trained on, how and where"
+    told = {k: result[k] for k in ('command', 'commit', 'date', 'machine')}
+    return dict(
+        data='CIFAKE, train/ without its validation part',
+        targets='pairs of label and object' if card['recipe'].get('objects') else 'labels',
+        images=len(learn.dls.train_ds), data_digest=card['data_digest'], **told,
+        minutes=round(result['whole_seconds']/60, 1), pflop=card['training_pflop'], versions=card['versions'])
+
 
 @call_parse
 def main(
-    name:str, # Name of the network, such as `fast`
-    seed:int, # Seed of the run
-    recipe:str=None, # Recipe of the run; without it, the network's name
-    against:str=None, # A network of the box that was trained with the same seed, to be compared with on validation
-    out:str='.', # Folder of the run, which `benchmarks/train.py --out` left
+    name: str,  # Name of the network, such as `fast`
+    seed: int,  # Seed of the run
+    recipe: str = None,  # Recipe of the run; without it, the network's name
+    against: str = None,  # A network of the box that was trained with the same seed, to compare with on validation
+    out: str = '.',  # Folder of the run, which `benchmarks/train.py --out` left
 ):
-    "Weights are rounded to float16 first, and the rounded ones are calibrated and measured: validation, then the sealed test of the run's dataset"
+    """Weights are rounded to float16 first, and the rounded ones are calibrated and measured
+
+    They are measured on validation, then on the sealed test of the run's dataset.
+    """
     from dataclasses import asdict
     about = circumstances()
+    from safetensors.torch import save
+
     from cifake.cards import FORMAT, VERSION, check_card
     from cifake.evaluate import calibrate
     from cifake.learner import load_run
-    from safetensors.torch import save
-    card = json.loads((Path(out)/'recipe.json').read_text())
-    result = json.loads((RESULTS/f'train-{recipe or name}-{seed}.json').read_text())
-    if result['data_digest'] != card['data_digest'] or result['seed'] != card['seed'] or card['subset'] is not None or card['status'] != 'finished':
-        raise ValueError(f'{out} is not the finished run that nbs/results/train-{recipe or name}-{seed}.json tells of.')
+    card, result = _run(out, RESULTS/f'train-{recipe or name}-{seed}.json')
     learn = load_run(out)
-    state = {k: v.half() if v.is_floating_point() else v for k,v in learn.model.state_dict().items()}
-    learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
-    learn.run_folder = None # its own calibration stays as it is
+    state = _rounded(learn)
+    learn.run_folder = None  # its own calibration stays as it is
     calibration = calibrate(learn)
-    values = dict(format=FORMAT, version=VERSION, name=name, weights=f'{name}.safetensors', network=learn.network, size=learn.dls.size, flip_average=hasattr(learn, 'flip_average'),
-        recipe=card['recipe'], seed=card['seed'], stats=card['stats'], calibration=asdict(calibration),
-        vocab=list(learn.dls.vocab), parameters=sum(o.numel() for o in learn.model.parameters()),
-        trained=dict(data='CIFAKE, train/ without its validation part', targets='pairs of label and object' if card['recipe'].get('objects') else 'labels', images=len(learn.dls.train_ds), data_digest=card['data_digest'],
-                     **{k: result[k] for k in ('command', 'commit', 'date', 'machine')}, minutes=round(result['whole_seconds']/60, 1),
-                     pflop=card['training_pflop'], versions=card['versions']),
-        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), measured=about, intended_use=USE, licence='Apache-2.0')
+    values = dict(
+        format=FORMAT, version=VERSION, name=name, weights=f'{name}.safetensors', network=learn.network,
+        size=learn.dls.size, flip_average=hasattr(learn, 'flip_average'), recipe=card['recipe'], seed=card['seed'],
+        stats=card['stats'], calibration=asdict(calibration), vocab=list(learn.dls.vocab),
+        parameters=sum(o.numel() for o in learn.model.parameters()), trained=_training(learn, card, result),
+        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), measured=about,
+        intended_use=USE, licence='Apache-2.0')
     if against: values['mcnemar_on_validation'] = _against(learn, against)
     BOX.mkdir(exist_ok=True)
-    (BOX/f'{name}.safetensors').write_bytes(save({k: v.contiguous() for k,v in state.items()}, metadata=dict(format='pt')))
-    (BOX/f'{name}.json').write_text(json.dumps(check_card(json.loads(json.dumps(values))), indent=1) + '\n')
-    print(f'cifake/pretrained/{name}.safetensors: {(BOX/f"{name}.safetensors").stat().st_size/1e6:.2f} MB')
-    for part in ('validation', 'test'): print(part, {k: v['accuracy'] for k,v in values['scores'][part].items()})
+    weights = BOX/f'{name}.safetensors'
+    weights.write_bytes(save({k: v.contiguous() for k, v in state.items()}, metadata=dict(format='pt')))
+    checked = check_card(json.loads(json.dumps(values)))
+    (BOX/f'{name}.json').write_text(json.dumps(checked, indent=1) + '\n')
+    print(f'cifake/pretrained/{name}.safetensors: {weights.stat().st_size/1e6:.2f} MB')
+    for part in ('validation', 'test'): print(part, {k: v['accuracy'] for k, v in values['scores'][part].items()})
     if against: print('against', values['mcnemar_on_validation'])

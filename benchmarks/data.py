@@ -1,21 +1,35 @@
 "Time reading the items of CIFAKE and importing the library, and write the result to nbs/results/"
-import os, subprocess, sys, tempfile, time
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from statistics import median
+
 from fastcore.script import call_parse
+
 from record import circumstances, save
+
 
 def _import_seconds(repeats=5):
     "Median seconds for fastai, and for this library after it, over `repeats` fresh interpreters"
     code = ('import time; a = time.perf_counter(); import fastai.vision.all; b = time.perf_counter(); '
             'import cifake.all; print(b-a, time.perf_counter()-b)')
-    run = lambda: subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout
-    times = [tuple(map(float, run().split())) for _ in range(repeats)]
-    return [round(median(o), 2) for o in zip(*times)]
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    times = []
+    for _ in range(repeats):
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        times.append([float(o) for o in said.split()])
+    return [round(median(o), 2) for o in zip(*times, strict=True)]
+
 
 @call_parse
 def main():
-    "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. It is linked into a temporary folder, so its cache is not used"
+    """The dataset is found as `find_cifake` finds it: set CIFAKE_PATH
+
+    It is linked into a temporary folder, so its cache is not used.
+    """
     from cifake.data import find_cifake, read_items
     about = circumstances()
     with tempfile.TemporaryDirectory() as work:

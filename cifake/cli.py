@@ -102,6 +102,14 @@ def _recipe_in(file):
     try: return recipe_from_json(Path(file).read_text())
     except ValueError as e: raise ValueError(f'{file}: {e}') from e
 
+def _share_cores():
+    "Where another training is found, wait without spinning: to be called before PyTorch is imported, which reads it once"
+    from cifake.data import other_trainings
+    chosen = [o for o in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS') if o in os.environ]
+    if chosen or 'torch' in sys.modules or not other_trainings(): return
+    os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
+    print('Another training runs on this machine: this one waits for its threads without spinning (OMP_WAIT_POLICY=PASSIVE).')
+
 # %% ../nbs/16_cli.ipynb #e874b821
 @command(pos=['path'], examples="""
       cifake-train --demo              train on the small stand-in set, in about half a minute
@@ -118,6 +126,7 @@ def cifake_train(
     seed:int=42, # Seed of the validation split, the first weights and the order of batches
     subset:str=None, # Share (such as 0.1) or number (such as 5000) of training images
     weights_path:str=None, # File with ImageNet weights, for recipes that start from them
+    precision:str='auto', # `float32`, `bfloat16`, or `auto` for what suits the device
     resume:str=None, # Folder of a run that was interrupted or killed, to go on with; its recipe and seed hold
 ):
     """Train a detector of REAL against FAKE images and measure it on a validation part.
@@ -126,15 +135,16 @@ def cifake_train(
     the best weights (weights.safetensors), the validation report (report.json), and pictures: history,
     confusion matrix, top losses. The sealed test is not touched: that is `cifake-evaluate`.
     Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
+    _share_cores()
     from cifake.demo import demo_cifake
     from cifake.learner import resume_run, train_learner
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if recipe.endswith('.json'): recipe = _recipe_in(recipe)
     path = demo_cifake() if demo else path
-    if resume and (recipe, epochs, out, seed, subset, weights_path) != ('quick', None, None, 42, None, None):
+    if resume and (recipe, epochs, out, seed, subset, weights_path, precision) != ('quick', None, None, 42, None, None, 'auto'):
         raise ValueError('`--resume` goes on with the recipe, seed and folder of the run: leave all other options out.')
     if resume: learn = resume_run(resume, path)
-    else: learn = train_learner(path, recipe, epochs, out, seed, _share_or_number(subset), weights_path)
+    else: learn = train_learner(path, recipe, epochs, out, seed, _share_or_number(subset), weights_path=weights_path, precision=precision)
     _keep_top_losses(learn)
 
 # %% ../nbs/16_cli.ipynb #05badbe3

@@ -14,6 +14,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
+from fastai.torch_core import default_device
 from torch.utils.flop_counter import FlopCounterMode
 from .data import find_cifake, read_items
 from .evaluate import Report, evaluate, mcnemar
@@ -22,6 +23,7 @@ from .loaders import as_items, training_items
 from .models import model_source
 from .recipes import Recipe, fit_to, get_recipe
 from .runs import FolderBusy, FolderTaken, _write, locked, refuse_several
+from .training import choose_precision
 
 # %% ../nbs/11_compare.ipynb #83052d37
 def cost_of(
@@ -148,7 +150,7 @@ def compare_recipes(
     refuse_several('compare_recipes')
     chosen = [get_recipe(o, **overrides) for o in ([names] if isinstance(names, (str, Recipe)) else names)]
     _check_names(chosen, weights := weights or {})
-    root, out = find_cifake(path), Path(out).expanduser()
+    root, out, precision = find_cifake(path), Path(out).expanduser(), choose_precision(precision, default_device())
     subset = subset.item() if hasattr(subset, 'item') else subset # a number of NumPy's, which JSON does not know
     images = lru_cache(None, typed=True)(partial(_images, root))
     _check_folder(out, images)

@@ -6,23 +6,28 @@ Docs: https://OWNER.github.io/cifake/data.html.md"""
 
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES', 'object_of', 'is_demo', 'cifake_home',
-           'find_cifake', 'download_cifake', 'download_pictures', 'map_files', 'read_items', 'labelled_files',
-           'check_cifake', 'stratified_draw', 'split_items', 'show_versions']
+           'marked_training', 'other_trainings', 'find_cifake', 'download_cifake', 'download_pictures',
+           'available_cores', 'can_share', 'map_files', 'how_read', 'read_items', 'labelled_files', 'check_cifake',
+           'stratified_draw', 'split_items', 'show_versions']
 
 # %% ../nbs/00_data.ipynb #6222ac72
-import hashlib, os, platform, re, tempfile, zipfile, zlib
+import hashlib, os, platform, re, tempfile, warnings, zipfile, zlib
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from fractions import Fraction
 from functools import partial
 from importlib import metadata
 from io import BytesIO
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_context
 from pathlib import Path
 import kagglehub
 import numpy as np, pandas as pd
 from fastcore.imports import in_colab
+from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
-from PIL import Image
+from PIL import Image, ImageFile, __version__ as PILLOW
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 # %% ../nbs/00_data.ipynb #7ccf6bd9
@@ -61,6 +66,33 @@ def _root(folder, depth=3):
 def cifake_home()->Path: # `$CIFAKE_HOME`, or `~/.cifake`
     "Where this library keeps unpacked archives, caches and the demo set"
     return Path(os.environ.get('CIFAKE_HOME') or Path.home()/'.cifake')
+
+# %% ../nbs/00_data.ipynb #f6ca3266
+@contextmanager
+def marked_training():
+    "Let other processes of this user see that this one trains"
+    folder = cifake_home()/'training'
+    lock = FileLock(folder/f'{os.getpid()}.lock')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except (OSError, Timeout): lock = None # no place for a mark is no reason not to train
+    try: yield
+    finally:
+        if lock is not None:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+def other_trainings()->int: # 0 where none was found
+    "How many other processes of this user train on this machine"
+    n = 0
+    for file in sorted((cifake_home()/'training').glob('*.lock')):
+        try:
+            with FileLock(file, timeout=0): pass
+            file.unlink(missing_ok=True) # its process is gone
+        except Timeout: n += file.stem != str(os.getpid())
+        except OSError: continue
+    return n
 
 # %% ../nbs/00_data.ipynb #de1fe824
 _progress = partial(tqdm, delay=2, mininterval=1, leave=False)
@@ -189,14 +221,27 @@ def _inspect(file):
     return digest, *image.size, ''
 
 # %% ../nbs/00_data.ipynb #18164fff
+def available_cores()->int: # At least 1
+    "Processor cores that this process may use"
+    if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+def can_share()->bool: # False in containers without `/dev/shm`, for example
+    "Whether processes started here can share memory and locks"
+    try: get_context().Lock()
+    except (OSError, ImportError): return False
+    return True
+
 def map_files(
     func, # Takes a file; must be picklable
     files:list, # Whose results are wanted
     desc:str, # What the progress bar says
 ): # Generator of the results, in the order of `files`
     "Call `func` on every file, in several processes where there are many"
-    shared = len(files) > 2000 and 'fork' in get_all_start_methods()
-    with ProcessPoolExecutor(mp_context=get_context('fork')) if shared else nullcontext() as pool:
+    many = len(files) > 2000 and available_cores() > 1
+    shared = many and platform.system() == 'Linux' and can_share() # macOS can fork, but not safely
+    pool = ProcessPoolExecutor(available_cores(), get_context('fork')) if shared else nullcontext()
+    with pool:
         found = pool.map(func, files, chunksize=256) if shared else map(func, files)
         yield from _progress(found, total=len(files), desc=desc)
 
@@ -206,12 +251,18 @@ def _cache_files(root):
     key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
     return [root/'.cifake-items.csv', cifake_home()/'items'/f'{key}.csv']
 
+def how_read()->str: # Such as `Pillow 12.3.0`
+    "What a verdict on a file depends on, apart from the file"
+    return f'Pillow {PILLOW}' + (', cut short or not' if ImageFile.LOAD_TRUNCATED_IMAGES else '')
+
 def _load_cache(root):
     "The first readable item table of `root`, or None"
     types = {'digest':str, 'error':str, **dict.fromkeys(['size', 'changed', 'width', 'height'], 'int64')}
     for file in _cache_files(root):
-        try: return pd.read_csv(file, keep_default_na=False, dtype=types)[_CACHED].drop_duplicates('path')
-        except (OSError, ValueError, KeyError): continue
+        try: table = pd.read_csv(file, keep_default_na=False, dtype=types)
+        except (OSError, ValueError): continue
+        if not {*_CACHED, 'how_read'} <= set(table): continue
+        return table.loc[table.how_read == how_read(), _CACHED].drop_duplicates('path')
 
 def _save_cache(root, table):
     "Keep `table` for `root` in the first place that can be written, if any"
@@ -219,7 +270,7 @@ def _save_cache(root, table):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile('w', dir=file.parent, delete=False, suffix='.part') as f: name = f.name
-            table.to_csv(name, index=False)
+            table.assign(how_read=how_read()).to_csv(name, index=False)
             return os.replace(name, file)
         except OSError:
             if 'name' in locals(): Path(name).unlink(missing_ok=True)
@@ -243,16 +294,27 @@ def _examined(root, listing):
     return table.astype({'digest':str, 'width':int, 'height':int, 'error':str})
 
 # %% ../nbs/00_data.ipynb #4a63b55b
+def _groups(root):
+    "Group by path, as `groups.csv` in `root` has them; empty where there is no such file"
+    file = root/'groups.csv'
+    if not file.is_file(): return {}
+    try: table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    except ValueError as e: raise ValueError(f'{file} cannot be read as a table: {e}.') from e
+    if not {'path', 'group'} <= set(table): raise ValueError(f'{file} needs the columns `path` and `group`, and has {", ".join(table)}.')
+    return dict(zip(table.path.str.replace('\\', '/'), table.group))
+
 def read_items(
     path=None, # Folder or zip of the dataset; None looks in the usual places
-)->pd.DataFrame: # `path`, `split`, `label`, `object_class`, `digest`, `width`, `height` (pixels), `error` (empty if readable)
-    "A row for each image file of the dataset at `path`, sorted by path"
+)->pd.DataFrame: # `path`, `split`, `label`, `object_class`, `digest`, `width`, `height` (pixels), `error` (empty if readable), `group` (empty if none)
+    "A row for each image file of the dataset at `path`, sorted by path; `ValueError` for a `groups.csv` that is no such table"
     root = find_cifake(path)
     items = _examined(root, _listing(root))
     parts = items.path.str.split('/', expand=True).reindex(columns=range(3))
     items['split'], items['label'] = parts[0], parts[1]
     items['object_class'] = parts[2].map(object_of)
-    return items[['path', 'split', 'label', 'object_class', 'digest', 'width', 'height', 'error']]
+    groups = _groups(root)
+    items['group'] = [groups.get(o, '') for o in items.path]
+    return items[['path', 'split', 'label', 'object_class', 'digest', 'width', 'height', 'error', 'group']]
 
 # %% ../nbs/00_data.ipynb #be42c833
 _LABEL_FOLDERS = {'fake':'FAKE', 'real':'REAL', 'aiartdata':'FAKE', 'realart':'REAL'} # the last two: Kaggle, cashbowman/ai-generated-images-vs-real-images
@@ -300,17 +362,43 @@ def stratified_draw(
     return order.index[np.diff(steps) > 0]
 
 # %% ../nbs/00_data.ipynb #f76956d6
+def _together(rows):
+    "A number for each of `rows`, the same for those that share a digest or a group, directly or through others"
+    digest, _ = pd.factorize(rows.digest)
+    group, _ = pd.factorize(rows.group.where(rows.group != '', rows.digest))
+    n = digest.max() + 1
+    links = coo_matrix((np.ones(len(rows)), (digest, n + group)), shape=[n + group.max() + 1]*2)
+    return connected_components(links, directed=False)[1][digest]
+
+def _draw_groups(rows, share, seed):
+    "Index of a stratified `share` of `rows` that leaves no group on both sides"
+    from sklearn.model_selection import StratifiedGroupKFold # here, since it loads OpenMP, whose settings a command may still choose
+    rows = rows.sort_values('path')
+    units, strata = _together(rows), rows.label + ' ' + rows.object_class
+    if units.max() == 0: raise ValueError('All training images belong to one group of `groups.csv`: a validation part needs at least two groups.')
+    if strata.value_counts().max() < 10: strata = rows.label
+    folds = min(Fraction(share).limit_denominator(100).denominator, units.max() + 1, strata.value_counts().max())
+    taken = min(max(1, round(share*folds)), folds - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of strata with fewer members than there are folds
+        parts = [part for _,part in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, strata, units)]
+    drawn = np.random.default_rng(seed).permutation(folds)[:taken] # since the first fold gets the largest group
+    return rows.index[np.concatenate([parts[o] for o in drawn])]
+
 def split_items(
     items:pd.DataFrame, # Table from `read_items`
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of the draw
 )->pd.DataFrame: # Copy of `items` whose `split` is one of `train`, `valid`, `test`, `unreadable`
-    "Mark a seeded, stratified share of the training files as `valid`, byte-identical files on one side"
+    "Mark a seeded, stratified share of the training files as `valid`; byte-identical files and groups stay on one side"
     if not 0 < valid_pct < 1: raise ValueError(f'`valid_pct` is {valid_pct}: give a share between 0 and 1, both excluded, such as 0.1.')
     items = items.copy()
     items.loc[items.error != '', 'split'] = 'unreadable'
-    distinct = items[items.split == 'train'].sort_values('path').drop_duplicates('digest')
-    chosen = distinct.digest[stratified_draw(distinct, valid_pct, np.random.default_rng(seed))]
+    train = items[items.split == 'train'].sort_values('path')
+    if 'group' in train and (train.group != '').any(): chosen = train.digest[_draw_groups(train, valid_pct, seed)]
+    else:
+        distinct = train.drop_duplicates('digest')
+        chosen = distinct.digest[stratified_draw(distinct, valid_pct, np.random.default_rng(seed))]
     items.loc[(items.split == 'train') & items.digest.isin(chosen), 'split'] = 'valid'
     return items
 

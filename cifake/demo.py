@@ -10,7 +10,7 @@ __all__ = ['demo_cifake']
 # %% ../nbs/01_demo.ipynb #3598a549
 import os, tempfile
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 from matplotlib import cbook
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -18,14 +18,36 @@ from .data import LABELS, OBJECTS, cifake_home
 
 # %% ../nbs/01_demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels
-_VERSION = 1 # To be raised when the same `n` and `seed` would give other files
-# For each object class, in the order of OBJECTS: photograph, train area, test area (left, top, right, bottom)
-_AREAS = [
-    ('hopper', (150,310,262,520), (262,310,374,520)), ('china',  ( 92, 60,226,140), (226, 65,330,140)),
-    ('flower', (172, 90,242,356), (374, 90,444,356)), ('hopper', (156, 14,264,130), (264, 14,372,130)),
-    ('china',  (  0,345,112,427), (112,345,196,427)), ('hopper', (150,130,258,310), (258,130,372,310)),
-    ('china',  (350,300,470,427), (470,290,556,427)), ('hopper', (  0,  0,134,170), (  0,170,134,280)),
-    ('flower', (242,150,374,217), (242,217,374,285)), ('china',  ( 80,250,345,345), ( 95,165,330,240))]
+_BLOCK = 56 # Side of a block, in pixels
+_VERSION = 2 # To be raised when the same `n` and `seed` would give other files
+_BLOCKS = dict( # The class in `OBJECTS` that each block of a photograph belongs to; those marked with a dot have too little texture
+    china="""
+        ...1.......
+        ..111......
+        .11111....1
+        114444....4
+        4444444..66
+        66666666669
+        99999999999""",
+    flower="""
+        ...........
+        ....222....
+        ...2.222...
+        ...22222...
+        ...88888...
+        ...88888...
+        .....88....""",
+    hopper="""
+        ..0000...
+        0000000..
+        0.3......
+        3333333..
+        3.3335...
+        5..555...
+        5..5.5...
+        5..555...
+        .77.7.77.
+        777.7.777""")
 
 def _photographs():
     "The three photographs as `Image`s, by name"
@@ -33,20 +55,27 @@ def _photographs():
     with Image.open(cbook.get_sample_data('grace_hopper.jpg', asfileobj=False)) as image:
         return {**photos, 'hopper': image.convert('RGB')}
 
+def _blocks_of(number):
+    "Photograph, left and top of the blocks of class `number`, those of train first"
+    maps = {name: text.split() for name,text in _BLOCKS.items()}
+    found = [(name, column*_BLOCK, row*_BLOCK) for name,rows in maps.items() for row,line in enumerate(rows)
+             for column,digit in enumerate(line) if digit == str(number)]
+    test = found[2::6]
+    return [o for o in found if o not in test], test
+
 # %% ../nbs/01_demo.ipynb #054ef9a8
-def _crop_boxes(rng, area, longest, count):
-    "`count` distinct rows of left, top, side and filter, each crop whole inside `area`"
-    left,top,right,bottom = area
-    side = rng.integers(_SIZE, longest+1, 3*count)
-    x,y = rng.integers(left, right-side+1), rng.integers(top, bottom-side+1)
+def _crop_boxes(rng, count):
+    "`count` distinct rows of left, top, side and filter of crops inside a block"
+    side = rng.integers(_SIZE, _BLOCK+1, 3*count)
+    x,y = rng.integers(0, _BLOCK-side+1), rng.integers(0, _BLOCK-side+1)
     distinct = np.unique(np.stack([x,y,side], 1), axis=0)
     chosen = rng.permutation(distinct)[:count]
     return np.column_stack([chosen, rng.integers(2, size=len(chosen))])
 
-def _crops(photo, boxes):
-    "Crops of `photo` shrunk to 32 px: uint8 array of images, rows, columns, channels"
+def _crops(photo, left, top, boxes):
+    "Crops of the block of `photo` at `left` and `top`, shrunk to 32 px: uint8 array of images, rows, columns, channels"
     filters = Image.Resampling.BOX, Image.Resampling.BICUBIC
-    return np.stack([np.asarray(photo.resize((_SIZE,_SIZE), filters[f], box=(x,y,x+side,y+side)))
+    return np.stack([np.asarray(photo.resize((_SIZE,_SIZE), filters[f], box=(left+x,top+y,left+x+side,top+y+side)))
                      for x,y,side,f in boxes.tolist()])
 
 # %% ../nbs/01_demo.ipynb #d31e10b7
@@ -77,12 +106,18 @@ def _decode(rng, images):
 
 # %% ../nbs/01_demo.ipynb #1cd4bda7
 def _draw_class(photos, number, split, count, seed):
-    "`count` FAKE and `count` REAL images of class `number` (0 to 9) from the area of `split` (0: train, 1: test)"
-    photo,*areas = _AREAS[number]
-    longest = min(3*_SIZE, *(min(right-left, bottom-top) for left,top,right,bottom in areas))
-    rng = np.random.default_rng([seed,split,number])
-    images = _crops(photos[photo], _crop_boxes(rng, areas[split], longest, 2*count))
-    return {'FAKE': _decode(rng, images[:count]), 'REAL': images[count:]}
+    "`count` FAKE and `count` REAL images of class `number` for `split` (0: train, 1: test), and the block of each of them"
+    places = _blocks_of(number)[split]
+    of_block = [len(range(i, count, len(places))) for i in range(len(places))]
+    drawn = {'FAKE':[], 'REAL':[]}
+    for i,((name,left,top),n) in enumerate(zip(places, of_block)):
+        if not n: continue
+        rng = np.random.default_rng([seed,split,number,i])
+        images = _crops(photos[name], left, top, _crop_boxes(rng, 2*n))
+        drawn['FAKE'].append(_decode(rng, images[:n]))
+        drawn['REAL'].append(images[n:])
+    names = np.repeat([f'{name} {left} {top}' for name,left,top in places], of_block)
+    return {label: np.concatenate(o) for label,o in drawn.items()}, names.tolist()
 
 def _file_name(split, label, number, position):
     "CIFAKE's name for an image"
@@ -91,16 +126,19 @@ def _file_name(split, label, number, position):
 
 def _draw_set(folder, n, seed):
     "Write a whole set into the new `folder`"
-    photos, totals = _photographs(), {'train': n, 'test': _test_size(n)}
+    photos, totals, groups = _photographs(), {'train': n, 'test': _test_size(n)}, []
     for split in totals:
         for label in LABELS: (folder/split/label).mkdir(parents=True)
     for number,name in enumerate(OBJECTS):
-        sets = {split: _draw_class(photos, number, i, (total+9-number)//10, seed) for i,(split,total) in enumerate(totals.items())}
-        if name in ('bird', 'dog', 'frog'): sets['test']['FAKE'][0] = sets['train']['FAKE'][0]
-        for split,labels in sets.items():
+        drawn = {split: _draw_class(photos, number, i, (total+9-number)//10, seed) for i,(split,total) in enumerate(totals.items())}
+        if name in ('bird', 'dog', 'frog'): drawn['test'][0]['FAKE'][0] = drawn['train'][0]['FAKE'][0]
+        for split,(labels,blocks) in drawn.items():
             for label,images in labels.items():
-                for position,image in enumerate(images):
-                    Image.fromarray(image).save(folder/split/label/_file_name(split, label, number, position), quality=75)
+                for position,(image,block) in enumerate(zip(images, blocks, strict=True)):
+                    path = f'{split}/{label}/{_file_name(split, label, number, position)}'
+                    Image.fromarray(image).save(folder/path, quality=75)
+                    groups.append((path, block))
+    pd.DataFrame(groups, columns=['path', 'group']).sort_values('path').to_csv(folder/'groups.csv', index=False)
     (folder/'ABOUT.txt').write_text(_ABOUT)
     (folder/'.cifake-demo').write_text(_mark(n, seed))
 
@@ -124,7 +162,9 @@ def _is_whole(folder, n, seed):
     "Whether `folder` holds this very set, no image more or less"
     mark = folder/'.cifake-demo'
     if not mark.is_file() or mark.read_text() != _mark(n, seed): return False
-    return sum(1 for o in folder.rglob('*.jpg')) == 2*(n + _test_size(n))
+    try: counts = [len(os.listdir(folder/split/label)) for split in ('train', 'test') for label in LABELS]
+    except OSError: return False
+    return (folder/'groups.csv').is_file() and counts == [n]*2 + [_test_size(n)]*2
 
 # %% ../nbs/01_demo.ipynb #6ecbab1e
 def _check_whole_number(name, value, low, high):
@@ -134,7 +174,7 @@ def _check_whole_number(name, value, low, high):
 
 def demo_cifake(
     path=None, # New or empty folder to draw into; None for one in `~/.cifake/demo`
-    n:int=1000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
+    n:int=2000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
     seed:int=42, # Seed of the crops and of the invented texture
 )->Path: # Folder that holds `train/` and `test/`
     "Draw a stand-in for CIFAKE from photographs inside scikit-learn and matplotlib, or use the one that is there"

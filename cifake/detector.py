@@ -70,7 +70,7 @@ class TorchNetwork:
     def __call__(self,
         pixels:np.ndarray, # 8-bit (n, h, w, 3)
     )->np.ndarray: # (n,) probabilities of FAKE
-        with self.torch.inference_mode(): return self.whole(self.torch.from_numpy(pixels).to(self.device)).double().cpu().numpy()
+        with self.torch.inference_mode(): return self.whole(self.torch.from_numpy(pixels).to(self.device)).cpu().double().numpy()
     @contextmanager
     def one_core_each(self):
         "Context for several workers: gives what each calls first, so that they do not wait for each other's cores"

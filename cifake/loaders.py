@@ -21,7 +21,7 @@ from fastai.torch_core import TensorCategory
 from fastai.vision.augment import Normalize, Resize
 from fastai.vision.core import PILImage, TensorImage
 from fastai.vision.data import ImageBlock
-from .data import LABELS, _inspect, cifake_home, find_cifake, labelled_files, map_files, read_items, split_items, stratified_draw
+from .data import LABELS, _inspect, can_share, cifake_home, find_cifake, how_read, labelled_files, map_files, read_items, split_items, stratified_draw
 
 # %% ../nbs/02_loaders.ipynb #e882bd1b
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def extra_items(
 
 # %% ../nbs/02_loaders.ipynb #a6bd8226
 class ResizeOthers(Resize):
-    "fastai's `Resize`, but an image that has the size already stays as it is"
+    "fastai's `Resize`, but an image that has the size already stays as it is, and others are cut in the middle"
+    def before_call(self, b, split_idx): self.pcts = (0.5, 0.5)
     def __call__(self, b, split_idx=None, **kwargs):
         return b if getattr(b, 'size', None) == self.size[::-1] else super().__call__(b, split_idx, **kwargs)
 
@@ -150,6 +151,7 @@ def cifake_dls(
     tfms = [*(batch_tfms or []), *([Normalize.from_stats(*stats)] if stats else [])]
     block = cifake_block(size, batch_tfms=tfms)
     bs = min(bs, sum(o.split == 'train' for o in items))
+    if kwargs.get('num_workers') is None and not can_share(): kwargs['num_workers'] = 0
     dls = block.dataloaders(items, path=root, bs=bs, **{'val_bs':2*bs, 'dl_type':ItemDL, **kwargs})
     dls.size = size
     return dls
@@ -227,7 +229,7 @@ class ImageStore:
         for o in items: files.setdefault(o.digest, o.file)
         self.row = {o:i for i,o in enumerate(files)}
         resized = len(files) > len(table) or ((table.width != side) | (table.height != side)).any()
-        key = hashlib.blake2b(f'{side} {side if resized else None} {" ".join(files)}'.encode(), digest_size=8).hexdigest()
+        key = hashlib.blake2b(f'{how_read()} {side} {side if resized else None} {" ".join(files)}'.encode(), digest_size=8).hexdigest()
         self.file, shape = cifake_home()/'images'/f'{key}.npy', (len(files), side, side, 3)
         array = _read_array(self.file, shape)
         if array is None:

@@ -28,6 +28,7 @@ from .metrics import wilson
 from .models import load_weights
 from .recipes import fit_to, get_recipe
 from .runs import RunKeeper, new_run, refuse_several
+from .training import choose_precision
 
 # %% ../nbs/12_objects.ipynb #5eebbca9
 _SOURCES = {'FAKE': ('FAKE',), 'REAL': ('REAL',), 'both': tuple(LABELS)}
@@ -106,9 +107,10 @@ def train_objects(
     chosen = fit_to(chosen, len(dls.train_ds))
     if chosen.bs != dls.train.bs: dls = make(chosen.bs)
     if steps: chosen = replace(chosen, epochs=math.ceil(steps/len(dls.train)))
+    precision = choose_precision(precision, dls.device)
     learn = _learner_of(dls, chosen, seed, precision, pretrained=chosen.pretrained, weights_path=weights_path)
     with new_run(out, f'objects-{chosen.name}-{source}') as folder:
-        run = RunKeeper(folder, _card(chosen, dls.path, seed, None, dls, dict(source=source, real=real, fake=fake)))
+        run = RunKeeper(folder, _card(chosen, dls.path, seed, None, dls, dict(source=source, real=real, fake=fake, precision=precision)))
         with nullcontext() if verbose else learn.no_logging(): _fit(learn, chosen, run)
         load_weights(learn.model, folder/'weights.safetensors')
         run.note(status='finished', seconds=round(sum(o['seconds'] for o in learn.history.rows), 1))

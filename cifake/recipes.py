@@ -99,7 +99,8 @@ _longer = dict(lr=0.01, optimizer='muon', bs=256, wd=0.05, objects=True, shift=2
 
 _OWN = [
     Recipe('quick', 'cifakenet', 'The default: our network from random weights at 32 px.', 
-        lr=0.01, optimizer='muon', epochs=3, bs=256, wd=0.05, objects=True, shift=1, average=0.995, flip_average=True),
+        lr=0.01, optimizer='muon', epochs=3, bs=256, wd=0.05, objects=True, shift=1, average=0.995, flip_average=True,
+        min_steps=160),
     Recipe('fast', 'cifakenet', 'The same network, trained six times as long, with stronger augmentation.', epochs=18, **_longer),
     Recipe('robust', 'cifakenet', '`fast` with attacks on part of the training images, and a third longer, since there is more to learn.',
         epochs=24, attack=0.15, **_longer),

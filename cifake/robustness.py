@@ -81,7 +81,7 @@ def corrupt(
     if not kind.low <= level <= kind.high: raise ValueError(f'The level of {name!r} is {level}: it has to lie in [{kind.low}, {kind.high}] ({kind.unit}).')
     if kind.unit.startswith('quality') and level != int(level): raise ValueError(f'The level of {name!r} is {level}: qualities of JPEG are whole numbers.')
     if images.dtype != torch.uint8: raise ValueError(f'Pictures are {images.dtype} here: give 8-bit values, torch.uint8.')
-    return kind.change(images, level, seed)
+    return kind.change(images.cpu(), level, seed).to(images.device) # Pillow, libjpeg and the random numbers are the processor's
 
 # %% ../nbs/10_robustness.ipynb #e14c7164
 class _Batches:

@@ -12,6 +12,7 @@ __all__ = ['HistoryKeeper', 'history', 'plot_history', 'FolderBusy', 'FolderTake
 import json, os, time
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback, CancelFitException
@@ -114,6 +115,14 @@ def locked(
         with suppress(OSError): os.unlink(lock.lock_file) # on Windows the file goes with the lock
         lock.release()
 
+def _make_folder(folder):
+    "Make `folder`, or the same with a number where it exists: two runs may begin in one second, and clocks are set back"
+    for i in count(1):
+        numbered = folder if i == 1 else folder.with_name(f'{folder.name}-{i}')
+        with suppress(FileExistsError):
+            numbered.mkdir(parents=True)
+            return numbered
+
 @contextmanager
 def new_run(
     out, # Folder for the run; None makes `runs/NAME-TIME`
@@ -123,7 +132,7 @@ def new_run(
     if rank_distrib():
         yield
         return
-    out = Path(out).expanduser() if out else Path('runs')/f'{name}-{datetime.now():%Y%m%d-%H%M%S}'
+    out = Path(out).expanduser() if out else _make_folder(Path('runs')/f'{name}-{datetime.now():%Y%m%d-%H%M%S}')
     if out.exists() and not out.is_dir(): raise ValueError(f'{out} is a file: name a folder for this run.')
     out.mkdir(parents=True, exist_ok=True)
     with locked(out): # first: what lies there may be the work of another process

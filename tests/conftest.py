@@ -1,43 +1,73 @@
-"What several test files share: the built wheel, a fresh environment that holds it, and a browser."
-import os, shutil, subprocess, sys
+"What several test files share: the built wheel, a fresh environment that holds it, a trained network, and a browser."
+import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
-from check import copy_tree
+
+from fresh import distributions, fresh_environment
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
+SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'built', 'imagenet'}
+ALONE = {'test_tutorials', 'test_resume', 'test_training'}  # files whose tests share nothing that is slow to make
+
+
+def pytest_collection_modifyitems(items):
+    "Mark what is slow by the fixtures it asks for; tests of one file stay in one process, unless they share nothing"
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames): item.add_marker('slow')
+        if item.module.__name__ not in ALONE: item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    items.sort(key=lambda item: item.module.__name__ not in ALONE)  # the parts that can be shared out come first
 
 
 def clean_env(**more):
-    "This process's environment with nothing of this checkout or of a virtual environment in it; a value of None removes a variable"
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'CIFAKE_PATH')}
+    "This process's environment without checkout, virtual environment and dataset; None removes a variable"
+    ours = 'PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV', 'CIFAKE_PATH'
+    env = {k: v for k, v in os.environ.items() if k not in ours}
     return {k: v for k, v in {**env, **more}.items() if v is not None}
 
 
 def run(*command, cwd, **env):
     "Run `command` and return its output; a failure shows all of it"
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean_env(**env), text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean_env(**env), text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, f'{command[0]} failed:\n{done.stdout}'
     return done.stdout
 
 
 @pytest.fixture(scope='session')
-def dist(tmp_path_factory):
-    "The folder with the sdist and the wheel; `build` makes the wheel from the sdist"
-    folder = tmp_path_factory.mktemp('build')
-    run(sys.executable, '-m', 'build', '--outdir', folder/'dist', copy_tree(folder/'source'), cwd=folder)
-    return folder/'dist'
+def shared(tmp_path_factory):
+    "A folder for what is slow to make: that of the whole check, or one of this session"
+    if 'CIFAKE_CHECK' in os.environ: return Path(os.environ['CIFAKE_CHECK'])
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'shared'
 
 
 @pytest.fixture(scope='session')
-def scripts(dist, tmp_path_factory):
+def dist(shared):
+    "The folder with the sdist and the wheel; `build` makes the wheel from the sdist"
+    return distributions(shared)
+
+
+@pytest.fixture(scope='session')
+def scripts(shared):
     "The commands' folder of a fresh environment that holds the wheel and its requirements"
-    folder = tmp_path_factory.mktemp('fresh')/'env'
-    run(sys.executable, '-m', 'venv', folder, cwd=folder.parent)
-    path = folder/('Scripts' if os.name == 'nt' else 'bin')
-    run(path/'python', '-m', 'pip', 'install', '--quiet', next(dist.glob('*.whl')), cwd=folder.parent)
-    return path
+    return fresh_environment(shared)
+
+
+@pytest.fixture(scope='session')
+def jupyter(scripts):
+    "The same, whose environment can run notebooks too"
+    return scripts
+
+
+@pytest.fixture(scope='session')
+def trained():
+    "The folder of a finished run of `quick` on the demo set, in float32: trained once for all tests and notebooks"
+    from cifake.learner import demo_run
+    return demo_run()
 
 
 @pytest.fixture(scope='module')

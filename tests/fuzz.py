@@ -1,13 +1,20 @@
-"""Mutated picture files against `Detector.predict`, in a process of their own: `python tests/fuzz.py NUMBER RESULT.json`
+"""Mutated picture files against `Detector.predict`, in a process of their own
+
+    python tests/fuzz.py NUMBER RESULT.json
 
 Files of every format are cut, spliced and overwritten; each must give one row, with a verdict or with an error.
 """
-import io, json, sys, time
+import io
+import json
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np, psutil
-from hypothesis import HealthCheck, given, seed, settings, strategies as st
+import numpy as np
+import psutil
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 from PIL import Image, features
 
 from cifake.detector import load_detector
@@ -21,9 +28,28 @@ def files():
     deep = Image.fromarray(values[..., 0].astype(np.uint16)*257)
     exif = Image.Exif()
     exif[0x112] = 6
-    made = [(rgb, 'JPEG', dict(exif=exif)), (rgb, 'JPEG', dict(progressive=True)), (grey, 'JPEG', {}), (rgb.convert('CMYK'), 'JPEG', {}), (rgba, 'PNG', {}), (palette, 'PNG', dict(transparency=3)),
-            (deep, 'PNG', {}), (rgb, 'PNG', dict(compress_level=0)), (rgba, 'WEBP', {}), (rgb, 'WEBP', dict(lossless=True)), (palette, 'GIF', {}), (palette, 'GIF', dict(save_all=True, append_images=[grey.convert('P')]*3)),
-            (rgb, 'BMP', {}), (palette, 'BMP', {}), (rgb, 'TIFF', {}), (rgb, 'TIFF', dict(compression='tiff_lzw')), (rgb, 'TIFF', dict(compression='tiff_deflate')), (deep, 'TIFF', {}), (rgb, 'MPO', dict(save_all=True, append_images=[rgb]))]
+    frames = dict(save_all=True, append_images=[grey.convert('P')]*3)
+    made = [
+        (rgb, 'JPEG', dict(exif=exif)),
+        (rgb, 'JPEG', dict(progressive=True)),
+        (grey, 'JPEG', {}),
+        (rgb.convert('CMYK'), 'JPEG', {}),
+        (rgba, 'PNG', {}),
+        (palette, 'PNG', dict(transparency=3)),
+        (deep, 'PNG', {}),
+        (rgb, 'PNG', dict(compress_level=0)),
+        (rgba, 'WEBP', {}),
+        (rgb, 'WEBP', dict(lossless=True)),
+        (palette, 'GIF', {}),
+        (palette, 'GIF', frames),
+        (rgb, 'BMP', {}),
+        (palette, 'BMP', {}),
+        (rgb, 'TIFF', {}),
+        (rgb, 'TIFF', dict(compression='tiff_lzw')),
+        (rgb, 'TIFF', dict(compression='tiff_deflate')),
+        (deep, 'TIFF', {}),
+        (rgb, 'MPO', dict(save_all=True, append_images=[rgb])),
+    ]
     if features.check('avif'): made.append((rgb, 'AVIF', {}))
     data = []
     for image, format, options in made:
@@ -35,8 +61,11 @@ def files():
 
 FILES = files()
 place = st.floats(0, 1, exclude_max=True)
-small = st.binary(min_size=1, max_size=8) | st.sampled_from([b'\xff'*4, b'\0'*4, b'\x7f\xff\xff\xff', b'\0\0\xff\xff', b'\xff\xd8\xff\xe0', b'IHDR', b'IDAT', b'IEND', b'RIFF', b'II*\0'])
-change = st.tuples(st.sampled_from(['write', 'write', 'write', 'write at the start', 'cut', 'insert', 'remove', 'repeat', 'splice']), place, place, small, st.sampled_from(FILES))
+numbers = [b'\xff'*4, b'\0'*4, b'\x7f\xff\xff\xff', b'\0\0\xff\xff']
+marks = [b'\xff\xd8\xff\xe0', b'IHDR', b'IDAT', b'IEND', b'RIFF', b'II*\0']
+small = st.binary(min_size=1, max_size=8) | st.sampled_from(numbers + marks)
+ways = ['write', 'write', 'write', 'write at the start', 'cut', 'insert', 'remove', 'repeat', 'splice']
+change = st.tuples(st.sampled_from(ways), place, place, small, st.sampled_from(FILES))
 
 
 def changed(data, how, where, far, text, other):
@@ -52,8 +81,9 @@ def changed(data, how, where, far, text, other):
 
 
 def peak():
-    "Largest resident memory of this process so far, in bytes; `ru_maxrss` begins with that of the process that started it"
-    return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])*1024
+    "Largest resident memory of this process so far, in bytes; `ru_maxrss` begins with that of its parent"
+    line = next(o for o in open('/proc/self/status') if o.startswith('VmHWM'))
+    return int(line.split()[1])*1024
 
 
 def main(number, result):
@@ -72,11 +102,14 @@ def main(number, result):
         slowest = max(slowest, time.perf_counter() - start)
         assert len(table) == 1
         row = table.iloc[0]
-        assert (row.verdict in ('FAKE', 'REAL', 'unsure') and 0 <= row.p_fake <= 1) != bool(row.error), (row.to_dict(), data)
+        judged = row.verdict in ('FAKE', 'REAL', 'unsure') and 0 <= row.p_fake <= 1
+        assert judged != bool(row.error), (row.to_dict(), data)
         seen['a verdict' if not row.error else row.error.partition(' (')[0][:60]] += 1
 
     attack()
-    values = dict(files=sum(seen.values()), slowest_seconds=round(slowest, 3), megabytes_above_start=round((peak() - before)/1e6, 1), answers=dict(seen.most_common()))
+    grown = round((peak() - before)/1e6, 1)
+    values = dict(files=sum(seen.values()), slowest_seconds=round(slowest, 3), megabytes_above_start=grown,
+                  answers=dict(seen.most_common()))
     Path(result).write_text(json.dumps(values, indent=1) + '\n')
 
 

@@ -1,20 +1,30 @@
 "Every command of ours that a page shows is one that the command line understands"
-import json, re, shlex, sys
+import json
+import re
+import shlex
+import sys
 
 import pytest
-from check import ROOT
+
 import cifake.cli as cli
+from check import ROOT
 
 COMMAND = re.compile(r'\b(cifake-(?:data|train|evaluate|predict|app))\b(.*)')
+BLOCK = re.compile(r'^```(?:bash|sh)\n(.*?)^```', re.DOTALL | re.MULTILINE)
+
+
+def prose(notebook):
+    "The Markdown of a notebook"
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(o['source']) for o in cells if o['cell_type'] == 'markdown')
 
 
 def shown():
     "Page and command for each line of a fenced block, in the notebooks and in the top-level pages"
-    pages = {path: [''.join(o['source']) for o in json.loads(path.read_text(encoding='utf-8'))['cells'] if o['cell_type'] == 'markdown']
-             for path in (ROOT/'nbs').rglob('*.ipynb')}
-    pages |= {path: [path.read_text(encoding='utf-8')] for path in ROOT.glob('*.md')}
-    for path, texts in pages.items():
-        for block in re.findall(r'^```(?:bash|sh)\n(.*?)^```', '\n'.join(texts), re.DOTALL | re.MULTILINE):
+    pages = {path: prose(path) for path in (ROOT/'nbs').rglob('*.ipynb')}
+    pages |= {path: path.read_text(encoding='utf-8') for path in ROOT.glob('*.md')}
+    for path, text in pages.items():
+        for block in BLOCK.findall(text):
             for line in block.splitlines():
                 if found := COMMAND.search(line): yield path.name, found[1], re.split(r' (?:&&|>|\|) ', found[2])[0]
 

@@ -1,5 +1,7 @@
 "Damaged and huge files against a detector; `benchmarks/fuzz.py` does the same for longer"
-import json, os, sys
+import json
+import os
+import sys
 
 import pytest
 from PIL import Image
@@ -26,12 +28,22 @@ print(round(peak() - before), size)"""
 
 
 # `ru_maxrss` would not do: a new process begins with its parent's.
-# What each decoder takes most memory for, at the largest that is read: coefficients of every component, one strip as large as the picture, a palette with transparency
+# What each decoder takes most memory for, at the largest that is read: coefficients of every component, one strip as
+# large as the picture, a palette with transparency
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
 @pytest.mark.parametrize('kind,mode,side,options', [
-    ('JPEG', 'RGB', 5773, dict(progressive=True, subsampling=0)), ('JPEG', 'CMYK', 4999, dict(progressive=True, subsampling=0)), ('JPEG', 'RGB', 7071, dict(progressive=True, subsampling=2)),
-    ('PNG', 'P', 6324, dict(transparency=3)), ('PNG', 'LA', 6324, {}), ('PNG', 'I;16', 6324, {}), ('GIF', 'P', 6324, {}), ('BMP', 'P', 6324, {}),
-    ('TIFF', 'RGBA', 4472, dict(compression='tiff_lzw', strip_size=10**9)), ('TIFF', 'F', 4472, {}), ('WEBP', 'RGB', 3464, {}), ('AVIF', 'RGB', 3872, dict(speed=10))])
+    ('JPEG', 'RGB', 5773, dict(progressive=True, subsampling=0)),
+    ('JPEG', 'CMYK', 4999, dict(progressive=True, subsampling=0)),
+    ('JPEG', 'RGB', 7071, dict(progressive=True, subsampling=2)),
+    ('PNG', 'P', 6324, dict(transparency=3)),
+    ('PNG', 'LA', 6324, {}),
+    ('PNG', 'I;16', 6324, {}),
+    ('GIF', 'P', 6324, {}),
+    ('BMP', 'P', 6324, {}),
+    ('TIFF', 'RGBA', 4472, dict(compression='tiff_lzw', strip_size=10**9)),
+    ('TIFF', 'F', 4472, {}),
+    ('WEBP', 'RGB', 3464, {}),
+    ('AVIF', 'RGB', 3872, dict(speed=10))])
 def test_memory_for_the_largest_pictures(kind, mode, side, options, tmp_path):
     Image.linear_gradient('L').resize((side, side)).convert(mode).save(tmp_path/'picture', kind, **options)
     megabytes, _, said = run(sys.executable, '-c', READ, tmp_path/'picture', cwd=tmp_path).partition(' ')

@@ -1,10 +1,17 @@
 "The documentation site, built by tools/site.py and read in a real headless Chromium."
-import importlib.util, os, re, subprocess, sys, threading
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from check import ROOT, copy_tree
 
 
@@ -18,7 +25,8 @@ def site_tool():
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
-    "The finished site of a copy of this checkout, and what the tool said"
+    "The finished site of a copy of this checkout"
+    if sys.version_info < (3, 11): pytest.skip('smalldocs, which builds the site, needs Python 3.11')
     folder = copy_tree(tmp_path_factory.mktemp('site')/'cifake')
     done = subprocess.run([sys.executable, 'tools/site.py'], cwd=folder, env={**os.environ, 'PYTHONPATH': str(folder)},
                           text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -30,7 +38,8 @@ def test_it_is_built_whole(built):
     pages = {path.relative_to(built).as_posix() for path in built.rglob('*.html')}
     modules = {path.stem for path in (ROOT/'cifake').glob('[a-z]*.py')} - {'all'}
     assert {f'{name}.html' for name in modules} | {'index.html', 'results.html', 'tutorials/quickstart.html'} <= pages
-    again = subprocess.run([Path(sys.executable).parent/'smalldocs', 'check', built.parent/'_proc'], capture_output=True, text=True)
+    check = [Path(sys.executable).parent/'smalldocs', 'check', built.parent/'_proc']
+    again = subprocess.run(check, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout
 
 
@@ -40,19 +49,27 @@ def test_every_page_shows_outputs_and_pictures(built):
         assert 'class="cell-output' in text and 'src="data:image/png' in text, page.name
 
 
+def standing_alone():
+    "The notebooks that open in Colab and Kaggle"
+    return [path for folder in ('tutorials', 'how-to') for path in (ROOT/'nbs'/folder).glob('*.ipynb')]
+
+
 def test_badges_open_this_very_notebook(built):
-    paths = [path.relative_to(ROOT).as_posix() for folder in ('tutorials', 'how-to') for path in (ROOT/'nbs'/folder).glob('*.ipynb')]
+    paths = standing_alone()
     assert len(paths) >= 4
     for path in paths:
-        text = re.sub(r'<!--.*?-->', '', (built/Path(path).relative_to('nbs').with_suffix('.html')).read_text(encoding='utf-8'), flags=re.DOTALL)
+        page = built/path.relative_to(ROOT/'nbs').with_suffix('.html')
+        text = re.sub(r'<!--.*?-->', '', page.read_text(encoding='utf-8'), flags=re.DOTALL)
+        here = path.relative_to(ROOT).as_posix()
         for host in ('colab.research.google.com/github/', 'kaggle.com/kernels/welcome?src=https://github.com/'):
-            assert re.search(rf'<a href="https://{re.escape(host)}[^/"]+/cifake/blob/main/{path}"[^>]*><img', text), (path, host)
+            badge = rf'<a href="https://{re.escape(host)}[^/"]+/cifake/blob/main/{here}"[^>]*><img'
+            assert re.search(badge, text), (here, host)
 
 
 def test_stored_outputs_say_what_they_were_made_with():
-    import json
-    for path in [path for folder in ('tutorials', 'how-to') for path in (ROOT/'nbs'/folder).glob('*.ipynb')]:
-        cell = next(o for o in json.loads(path.read_text(encoding='utf-8'))['cells'] if 'show_versions()' in ''.join(o['source']))
+    for path in standing_alone():
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        cell = next(o for o in cells if 'show_versions()' in ''.join(o['source']))
         assert ''.join(cell['outputs'][0]['text']).startswith('cifake '), path.name
 
 
@@ -74,6 +91,7 @@ def test_every_page_is_in_the_sidebar(built):
 
 def test_every_parameter_of_a_public_function_is_explained():
     from fastcore.docments import docments
+
     import cifake.all
     missing = []
     for name in cifake.all.__all__:
@@ -87,9 +105,11 @@ def test_every_parameter_of_a_public_function_is_explained():
 
 def test_the_link_check_finds_what_is_broken(tmp_path):
     (tmp_path/'sub').mkdir()
-    (tmp_path/'index.html').write_text('<a href="sub/page.html#here">ok</a><a href="sub/page.html#there">no</a><a href="gone.html">no</a>'
-                                       '<img src="gone.png"><a href="https://example.org/x">not looked at</a>')
-    (tmp_path/'sub'/'page.html').write_text('<h2 id="here">x</h2><a href="../index.html">ok</a><a href="../../out.html">no</a>')
+    (tmp_path/'index.html').write_text(
+        '<a href="sub/page.html#here">ok</a><a href="sub/page.html#there">no</a><a href="gone.html">no</a>'
+        '<img src="gone.png"><a href="https://example.org/x">not looked at</a>')
+    (tmp_path/'sub'/'page.html').write_text(
+        '<h2 id="here">x</h2><a href="../index.html">ok</a><a href="../../out.html">no</a>')
     tool = site_tool()
     found = tool.broken_links(tmp_path)
     assert [line.split(' ')[1] for line in found] == ['sub/page.html#there', 'gone.html', 'gone.png', '../../out.html']
@@ -114,12 +134,15 @@ def visit(browser, address):
     "Open a page of the site, with nothing from outside it; complaints of the page fail the test"
     contexts, complaints = [], []
 
+    def heard(response):
+        if response.status >= 400: complaints.append(response.url)
+
     def visit(path, **context):
         contexts.append(browser.new_context(**{'viewport': dict(width=1280, height=900), **context}))
         page = contexts[-1].new_page()
         page.route(lambda url: not url.startswith(address), lambda route: route.abort())
         page.on('pageerror', lambda error: complaints.append(str(error)))
-        page.on('response', lambda response: complaints.append(response.url) if response.status >= 400 else None)
+        page.on('response', heard)
         page.goto(f'{address}/{path}')
         return page
 
@@ -129,6 +152,7 @@ def visit(browser, address):
 
 
 PICTURES = "[...document.images].filter(o => !o.src.startsWith('http')).map(o => o.complete && o.naturalWidth)"
+BACKGROUND = 'getComputedStyle(document.body).backgroundColor'
 PHONE = dict(viewport=dict(width=390, height=844), device_scale_factor=2, is_mobile=True, has_touch=True)
 
 
@@ -136,11 +160,18 @@ CONTRAST = """scope => {
     const rgb = text => { const c = text.match(/[\\d.]+/g).map(Number); return c.length == 3 ? [...c, 1] : c }
     const light = c => c.slice(0, 3).map(v => v/255).map(v => v <= 0.03928 ? v/12.92 : ((v+0.055)/1.055)**2.4)
     const bright = c => { const [r,g,b] = light(c); return 0.2126*r + 0.7152*g + 0.0722*b }
-    const behind = o => { while (o) { const c = rgb(getComputedStyle(o).backgroundColor); if (c[3] > 0.5) return c; o = o.parentElement } return [255,255,255] }
+    const behind = o => {
+        for (; o; o = o.parentElement) {
+            const c = rgb(getComputedStyle(o).backgroundColor)
+            if (c[3] > 0.5) return c
+        }
+        return [255, 255, 255]
+    }
     const worst = {}
     for (const o of document.querySelectorAll(`${scope} :is(p, li, td, th, h1, h2, h3, a, code, code span, a div)`)) {
         if (!o.innerText || !o.innerText.trim()) continue
-        const [a, b] = [bright(rgb(getComputedStyle(o).color)), bright(behind(o))], ratio = (Math.max(a,b)+0.05)/(Math.min(a,b)+0.05)
+        const text = bright(rgb(getComputedStyle(o).color)), ground = bright(behind(o))
+        const ratio = (Math.max(text, ground) + 0.05)/(Math.min(text, ground) + 0.05)
         const key = o.tagName.toLowerCase()
         if (!(key in worst) || ratio < worst[key][0]) worst[key] = [ratio, o.innerText.slice(0, 40)]
     }
@@ -148,11 +179,18 @@ CONTRAST = """scope => {
 }"""
 
 
+def assert_readable(page, scope):
+    "The least contrast of each kind of text within `scope` is at least 3"
+    for tag, (ratio, text) in page.evaluate(CONTRAST, scope).items():
+        assert ratio >= 3, f'{tag} {text!r}: contrast {ratio:.1f}'
+
+
 def test_home_page(visit, tmp_path):
     page = visit('index.html')
     page.screenshot(path=tmp_path/'home.png', full_page=True)
     text = page.inner_text('main')
-    order = ['What it cannot do', 'accuracy on half of the test', 'verdicts behind the table', 'pip install . && cifake-train --demo', 'train_learner(']
+    order = ['What it cannot do', 'accuracy on half of the test', 'verdicts behind the table',
+             'pip install . && cifake-train --demo', 'train_learner(']
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
     assert re.search(r'accuracy on half of the test\s+\d\d\.\d\d% \(\d\d\.\d\d% to \d\d\.\d\d%\)', text)
     pictures = page.evaluate(PICTURES)
@@ -177,20 +215,25 @@ def test_search_finds_a_function(visit, scheme, tmp_path):
     hit = page.locator('.smalldocs-search-results a[href$="learner.html#train_learner"]').first
     hit.wait_for(timeout=5000)
     page.screenshot(path=tmp_path/'search.png')
-    for tag, (ratio, text) in page.evaluate(CONTRAST, '.smalldocs-search-results').items(): assert ratio >= 3, f'{tag} {text!r}: contrast {ratio:.1f}'
+    assert_readable(page, '.smalldocs-search-results')
     hit.click()
     page.wait_for_url('**/learner.html#train_learner')
-    page.wait_for_function("Math.abs(document.getElementById('train_learner').getBoundingClientRect().top - 100) < 100", timeout=5000)
+    top = "document.getElementById('train_learner').getBoundingClientRect().top"
+    page.wait_for_function(f'Math.abs({top} - 100) < 100', timeout=5000)
 
 
 # What ends beyond the screen and cannot be scrolled to in a box of its own; the page itself clips what is too wide
 CUT_OFF = """() => [...document.querySelectorAll('main *')].filter(o => {
     const box = o.getBoundingClientRect()
     if (!box.width || box.right <= 391) return false
-    for (let p = o.parentElement; p && p.tagName != 'MAIN'; p = p.parentElement)
-        if (['auto', 'scroll'].includes(getComputedStyle(p).overflowX) && p.getBoundingClientRect().right <= 391) return false
+    for (let p = o.parentElement; p && p.tagName != 'MAIN'; p = p.parentElement) {
+        const scrolls = ['auto', 'scroll'].includes(getComputedStyle(p).overflowX)
+        if (scrolls && p.getBoundingClientRect().right <= 391) return false
+    }
     return true
 }).map(o => `${o.tagName} ${o.innerText || ''}`.slice(0, 60))"""
+WIDE = '<div style="width: 700px">wide</div>'
+WIDEN = f"document.querySelector('main').insertAdjacentHTML('beforeend', '{WIDE}')"
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -198,7 +241,7 @@ def test_no_page_is_wider_than_a_phone(visit, built, scheme, tmp_path):
     for path in sorted(built.rglob('*.html')):
         page = visit(path.relative_to(built).as_posix(), color_scheme=scheme, **PHONE)
         assert page.evaluate(CUT_OFF) == [], path.name
-        page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<div style=\"width: 700px\">wide</div>')")
+        page.evaluate(WIDEN)
         assert page.evaluate(CUT_OFF) == ['DIV wide'], 'this check sees what is too wide'
         page.context.close()
     page = visit('index.html', color_scheme=scheme, **PHONE)
@@ -213,17 +256,16 @@ def test_dark_mode_is_dark_and_readable(visit, path, tmp_path):
     page = visit(path, color_scheme='dark')
     page.wait_for_timeout(200)
     page.screenshot(path=tmp_path/'dark.png')
-    red, green, blue = map(int, re.findall(r'\d+', page.evaluate('getComputedStyle(document.body).backgroundColor'))[:3])
+    red, green, blue = map(int, re.findall(r'\d+', page.evaluate(BACKGROUND))[:3])
     assert max(red, green, blue) < 80
-    for tag, (ratio, text) in page.evaluate(CONTRAST, 'main').items(): assert ratio >= 3, f'{tag} {text!r}: contrast {ratio:.1f}'
+    assert_readable(page, 'main')
 
 
 def test_the_switch_between_light_and_dark_is_remembered(visit):
-    background = 'getComputedStyle(document.body).backgroundColor'
     page = visit('index.html', color_scheme='light')
-    light = page.evaluate(background)
+    light = page.evaluate(BACKGROUND)
     page.locator('.quarto-color-scheme-toggle').first.click()
     page.wait_for_timeout(200)
-    dark = page.evaluate(background)
+    dark = page.evaluate(BACKGROUND)
     page.goto(page.url.replace('index', 'results'))
-    assert light != dark == page.evaluate(background)
+    assert light != dark == page.evaluate(BACKGROUND)

@@ -2,39 +2,40 @@
 
 The index that the first cell installs `cifake` from is a folder with the wheel, in place of PyPI.
 """
-import json, os, shutil, sys
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+
 from check import ROOT
 from conftest import run
 
 NOTEBOOKS = sorted(p for folder in ('tutorials', 'how-to') for p in (ROOT/'nbs'/folder).glob('*.ipynb'))
 
 
-@pytest.fixture(scope='session')
-def jupyter(scripts):
-    "The same environment with jupyter's means to run a notebook"
-    run(scripts/'python', '-m', 'pip', 'install', '--quiet', 'nbconvert', 'ipykernel', cwd=scripts)
-    return scripts
-
-
 def execute(scripts, notebook, folder, change=lambda source: source, fails=False, **env):
-    "Copy `notebook` alone into `folder`, run it from top to bottom, and return its printed text; if it `fails`, its error"
+    "Copy `notebook` alone into `folder` and run it; its printed text or, if it `fails`, its error"
     nb = json.loads(notebook.read_text(encoding='utf-8'))
     assert any('show_versions()' in ''.join(cell['source']) for cell in nb['cells'])
     for cell in nb['cells']:
         if cell['cell_type'] == 'code': cell['source'], cell['outputs'] = change(''.join(cell['source'])), []
     (folder/notebook.name).write_text(json.dumps(nb), encoding='utf-8')
     home = folder/'home'
-    env = {'HOME': str(home), 'CIFAKE_HOME': str(home), 'PYTHONWARNINGS': 'ignore', 'JUPYTER_PREFER_ENV_PATH': '1',
+    home.mkdir(exist_ok=True)
+    env = {'HOME': str(home), 'CIFAKE_HOME': os.environ.get('CIFAKE_HOME', str(home)),
+           'PYTHONWARNINGS': 'ignore', 'JUPYTER_PREFER_ENV_PATH': '1',
            'PATH': f'{scripts}{os.pathsep}{os.environ["PATH"]}', **env}
     allow = ['--allow-errors'] if fails else []
-    run(scripts/'jupyter-nbconvert', '--to', 'notebook', '--execute', *allow, '--output', 'done.ipynb', notebook.name, cwd=folder, **env)
+    command = scripts/'jupyter-nbconvert', '--to', 'notebook', '--execute', *allow, '--output', 'done.ipynb'
+    run(*command, notebook.name, cwd=folder, **env)
     done = json.loads((folder/'done.ipynb').read_text(encoding='utf-8'))
     outputs = [out for cell in done['cells'] for out in cell.get('outputs', [])]
     if fails: return next(out for out in outputs if out['output_type'] == 'error')['evalue']
-    return ''.join(''.join(out['text']) for out in outputs if out['output_type'] == 'stream' and out['name'] == 'stdout')
+    printed = [out['text'] for out in outputs if out['output_type'] == 'stream' and out['name'] == 'stdout']
+    return ''.join(''.join(text) for text in printed)
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
@@ -48,7 +49,8 @@ def on_kaggle(folder):
     "What makes a machine one of Kaggle's: its variable, and an input folder, which is moved below `folder`"
     startup = folder/'home'/'.ipython'/'profile_default'/'startup'
     startup.mkdir(parents=True)
-    (startup/'kaggle.py').write_text(f'import cifake.data, pathlib\ncifake.data.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})\n')
+    moved = f'cifake.data.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})'
+    (startup/'kaggle.py').write_text(f'import cifake.data, pathlib\n{moved}\n')
     return dict(KAGGLE_KERNEL_RUN_TYPE='Interactive')
 
 
@@ -57,7 +59,8 @@ def switched_on(source): return source.replace('FULL = False', 'FULL = True')
 
 def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
     attached = tmp_path/'input'/'cifake-real-and-ai-generated-synthetic-images'
-    make = f'import cifake.demo, pathlib; p = cifake.demo.demo_cifake({str(attached)!r}, n=200); (p/".cifake-demo").unlink()'
+    draw = f'p = cifake.demo.demo_cifake({str(attached)!r}, n=200)'
+    make = f'import cifake.demo; {draw}; (p/".cifake-demo").unlink()'
     attached.parent.mkdir()
     run(jupyter/'python', '-c', make, cwd=tmp_path)
     (folder := tmp_path/'notebook').mkdir()
@@ -69,7 +72,8 @@ def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
 
 
 def test_kaggle_without_a_dataset_says_what_to_do(jupyter, tmp_path):
-    error = execute(jupyter, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', tmp_path, switched_on, fails=True, **on_kaggle(tmp_path),
+    quickstart = ROOT/'nbs'/'tutorials'/'quickstart.ipynb'
+    error = execute(jupyter, quickstart, tmp_path, switched_on, fails=True, **on_kaggle(tmp_path),
                     https_proxy='http://127.0.0.1:9', HTTPS_PROXY='http://127.0.0.1:9')
     assert 'Kaggle did not give the dataset' in error and 'Add Input' in error and '\n' not in error
 
@@ -100,7 +104,8 @@ def test_the_first_cell_installs_and_finds_an_old_fastai(bare, dist, tmp_path):
     info.mkdir()
     (info/'METADATA').write_text('Metadata-Version: 2.1\nName: fastai\nVersion: 2.7.19\n')
     shutil.copy(next(dist.glob('*.whl')), tmp_path)
-    run(bare/'python', '-m', 'pip', 'install', '--quiet', 'kagglehub', 'fastcore', 'pandas', 'pillow', 'tqdm', 'packaging', cwd=tmp_path)
+    needed = 'kagglehub', 'fastcore', 'filelock', 'pandas', 'pillow', 'tqdm', 'packaging', 'scipy'
+    run(bare/'python', '-m', 'pip', 'install', '--quiet', *needed, cwd=tmp_path)
     error = execute(bare, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', tmp_path, first_cell, fails=True,
                     PIP_NO_INDEX='1', PIP_FIND_LINKS=str(tmp_path), PIP_NO_DEPS='1')
     assert 'is installed, but cifake needs fastai>=' in error and '%pip install' in error and '\n' not in error

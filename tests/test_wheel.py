@@ -1,13 +1,15 @@
 "What a user installs: the sdist, the wheel built from it, and that wheel in a fresh environment without any extra."
-import tarfile, zipfile
+import tarfile
+import zipfile
 from configparser import ConfigParser
 from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
 from check import ROOT
 from conftest import run
-from packaging.requirements import Requirement
 
 COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict', 'cifake-app'
 
@@ -37,13 +39,17 @@ def test_wheel_holds_the_package_and_its_requirements(dist):
 def test_networks_in_the_box(dist, scripts, tmp_path):
     "Small, described, in the wheel and in the sdist, and ready to predict without the dataset and without a network"
     with zipfile.ZipFile(next(dist.glob('*.whl'))) as archive:
-        sizes = {Path(o.filename).name: o.file_size for o in archive.infolist() if o.filename.startswith('cifake/pretrained/')}
-    with tarfile.open(next(dist.glob('*.tar.gz'))) as archive: kept = {Path(n).name for n in archive.getnames() if '/pretrained/' in n}
-    assert set(sizes) == kept and {f'{name}.{kind}' for name in ('fast', 'robust', 'vit') for kind in ('json', 'safetensors')} <= kept
+        boxed = [o for o in archive.infolist() if o.filename.startswith('cifake/pretrained/')]
+        sizes = {Path(o.filename).name: o.file_size for o in boxed}
+    with tarfile.open(next(dist.glob('*.tar.gz'))) as archive:
+        kept = {Path(n).name for n in archive.getnames() if '/pretrained/' in n}
+    expected = {f'{name}.{kind}' for name in ('fast', 'robust', 'vit') for kind in ('json', 'safetensors')}
+    assert set(sizes) == kept and expected <= kept
     assert all(size <= 4_000_000 for size in sizes.values())
     code = ('from PIL import Image; from cifake.all import load_pretrained; learn = load_pretrained(); '
             'label, _, p = learn.predict(Image.new("RGB", (32,32), "red")); print(label, float(p.sum()))')
-    out = run(scripts/'python', '-W', 'ignore', '-c', code, cwd=tmp_path, HOME=str(tmp_path), CIFAKE_HOME=str(tmp_path/'home'), HF_HUB_OFFLINE='1',
+    home = dict(HOME=str(tmp_path), CIFAKE_HOME=str(tmp_path/'home'), HF_HUB_OFFLINE='1')
+    out = run(scripts/'python', '-W', 'ignore', '-c', code, cwd=tmp_path, **home,
               https_proxy='http://127.0.0.1:9', http_proxy='http://127.0.0.1:9').split()
     assert out[-2] in ('FAKE', 'REAL') and abs(float(out[-1]) - 1) < 1e-5
 
@@ -54,7 +60,8 @@ def test_import_from_an_empty_folder(scripts, tmp_path):
 
 
 def test_the_command_line_imports_no_torch(scripts, tmp_path):
-    run(scripts/'python', '-c', 'import sys, cifake.cli; assert not {"torch", "fastai"} & set(sys.modules)', cwd=tmp_path)
+    code = 'import sys, cifake.cli; assert not {"torch", "fastai"} & set(sys.modules)'
+    run(scripts/'python', '-c', code, cwd=tmp_path)
 
 
 @pytest.mark.parametrize('name', COMMANDS)

@@ -10,7 +10,10 @@ files, tables as Markdown, text as a fence. The badges and every address come fr
 In any other notebook, a cell that opens with `<!-- badges -->` is given the links that open it in Colab and Kaggle,
 where links between notebooks lead nowhere: those of such a notebook are written as addresses of the site.
 """
-import json, posixpath, re, sys
+import json
+import posixpath
+import re
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from base64 import b64decode
 from difflib import unified_diff
@@ -77,12 +80,16 @@ def relink(target, docs):
     return posixpath.normpath(f'nbs/{target}')
 
 
+def with_links(text, link):
+    "`text` with `link(match)` in place of each link outside of code"
+    return ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(CODE.split(text)))
+
+
 def markdown(text, config):
     "The Markdown of a cell, with its links and placeholders settled"
     docs = config.doc_url.rstrip('/')
     text = README_ONLY.sub(lambda m: m[1].replace('{repo}', config.git_url).replace('{docs}', docs), text)
-    link = lambda m: f'{m[1]}{relink(m[2], docs)}{m[3] or ""}{m[4]}'
-    return ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(CODE.split(text)))
+    return with_links(text, lambda m: f'{m[1]}{relink(m[2], docs)}{m[3] or ""}{m[4]}')
 
 
 def output(out, pictures, alt=''):
@@ -98,16 +105,25 @@ def output(out, pictures, alt=''):
     return table or (fence(data['text/plain'], 'text') if 'text/plain' in data else '')
 
 
+def code(cell, pictures):
+    "A cell of code as pieces of Markdown: its source, then its outputs"
+    flags, source = cell.directives_, cell.source.strip()
+    parts = []
+    if source and flags.get('echo') != 'false': parts.append(fence(source, 'python'))
+    if flags.get('output') != 'false':
+        alt = flags.get('fig-alt', '')
+        parts += [output(out, pictures, alt) for out in cell.outputs]
+    return parts
+
+
 def render(config):
     "The files made from `index.ipynb`: their bytes, by path"
     parts, pictures = [], {}
     for cell in NBProcessor(config.nbs_path/config.readme_nb).nb.cells:
-        flags, source = cell.directives_, cell.source.strip()
+        flags = cell.directives_
         if 'hide' in flags or flags.get('include') == 'false' or cell.cell_type == 'raw': continue
-        if cell.cell_type == 'markdown': parts.append(markdown(source, config))
-        else:
-            if source and flags.get('echo') != 'false': parts.append(fence(source, 'python'))
-            if flags.get('output') != 'false': parts += [output(out, pictures, flags.get('fig-alt', '')) for out in cell.outputs]
+        if cell.cell_type == 'markdown': parts.append(markdown(cell.source.strip(), config))
+        else: parts += code(cell, pictures)
     text = '\n\n'.join(part for part in parts if part) + '\n'
     title, rest = text.split('\n', 1)
     text = f'{title}\n\n{BADGES.format(repo=config.git_url, docs=config.doc_url.rstrip("/"))}\n{rest}'
@@ -118,21 +134,27 @@ def absolute(text, folder, docs):
     "The Markdown of a notebook in `folder` of `nbs/`, its links to pages written as addresses below `docs`"
     def link(m):
         target = m[2]
-        if re.fullmatch(r'(?!/|[a-z]+:).*\.ipynb', target): target = f'{docs}/{nbpath2html(posixpath.normpath(posixpath.join(folder, target)))}'
+        if re.fullmatch(r'(?!/|[a-z]+:).*\.ipynb', target):
+            notebook = posixpath.normpath(posixpath.join(folder, target))
+            target = f'{docs}/{nbpath2html(notebook)}'
         return f'{m[1]}{SITE.sub(docs + "/", target)}{m[3] or ""}{m[4]}'
-    return ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(CODE.split(text)))
+    return with_links(text, link)
 
 
 def badges(config):
     "The notebooks with a cell for badges, with those that point to the repository: their bytes, by path"
-    want, address = {}, config.git_url.removeprefix('https://github.com/').rstrip('/')
+    want = {}
+    address = config.git_url.removeprefix('https://github.com/').rstrip('/')
+    docs = config.doc_url.rstrip('/')
     for file in sorted(nbglob(config.nbs_path, as_path=True)):
-        nb, path = json.loads(file.read_text(encoding='utf-8')), file.relative_to(ROOT).as_posix()
-        text = lambda cell: ''.join(cell['source'])
-        if not any(text(cell).startswith('<!-- badges -->') for cell in nb['cells']): continue
-        for cell in nb['cells']:
-            if text(cell).startswith('<!-- badges -->'): new = OPENERS.format(place=f'{address}/blob/{config.branch}/{path}')
-            elif cell['cell_type'] == 'markdown': new = absolute(text(cell), posixpath.dirname(path.removeprefix('nbs/')), config.doc_url.rstrip('/'))
+        nb = json.loads(file.read_text(encoding='utf-8'))
+        path = file.relative_to(ROOT).as_posix()
+        folder = posixpath.dirname(path.removeprefix('nbs/'))
+        texts = [''.join(cell['source']) for cell in nb['cells']]
+        if not any(text.startswith('<!-- badges -->') for text in texts): continue
+        for cell, text in zip(nb['cells'], texts, strict=True):
+            if text.startswith('<!-- badges -->'): new = OPENERS.format(place=f'{address}/blob/{config.branch}/{path}')
+            elif cell['cell_type'] == 'markdown': new = absolute(text, folder, docs)
             else: continue
             cell['source'] = new.splitlines(keepends=True)
         want[path] = (json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n').encode()

@@ -3,11 +3,15 @@
     python tools/save_notebooks.py                        # every notebook under nbs/
     python tools/save_notebooks.py --slow nbs/results.ipynb
 
-A notebook runs in a copy of its folder, so that what it trains is not kept. As in `nbdev-test`, the cells that `nbdev-test` skips are left alone with the
-outputs they have: `#| notest`, `#| cuda`, `#| eval: false` and, without `--slow`, `#| slow`. The first error ends the
-work, and a notebook with an error is not written.
+A notebook runs in a copy of its folder, so that what it trains is not kept. The cells that `nbdev-test` skips are left
+alone with the outputs they have: `#| notest`, `#| cuda`, `#| eval: false` and, without `--slow`, `#| slow`. The first
+error ends the work, and a notebook with an error is not written.
 """
-import os, re, shutil, sys, tempfile
+import os
+import re
+import shutil
+import sys
+import tempfile
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,7 +91,8 @@ def run_notebook(path, slow, threads):
         copy = shutil.copytree(config.nbs_path, Path(folder)/'nbs', ignore=shutil.ignore_patterns('runs', '.*'))
         client.resources = {'metadata': {'path': str(copy/path.parent.relative_to(config.nbs_path))}}
         env = kernel_env(folder, threads)
-        if not any('slow' in cell.directives_ for cell in cells): env.pop('CIFAKE_PATH', None)  # it shows what a newcomer sees
+        slow_cells = [cell for cell in cells if 'slow' in cell.directives_]
+        if not slow_cells: env.pop('CIFAKE_PATH', None)  # it shows what a newcomer sees
         try: client.execute(env=env)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             raise RuntimeError(f'{path.relative_to(ROOT)}, {client.at}:\n{ANSI.sub("", str(e))}') from None
@@ -112,7 +117,8 @@ def main():
     with ThreadPoolExecutor(args.n_workers) as pool:
         jobs = [pool.submit(run_notebook, path, args.slow, threads) for path in paths]
         try:
-            for path, job in zip(paths, jobs): print(f'{path.relative_to(ROOT)}: {job.result():.0f} s', flush=True)
+            for path, job in zip(paths, jobs, strict=True):
+                print(f'{path.relative_to(ROOT)}: {job.result():.0f} s', flush=True)
         except RuntimeError as e:
             pool.shutdown(cancel_futures=True)
             sys.exit(str(e))

@@ -14,7 +14,15 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('PYTHONWARNINGS', 'ignore')  # of the packages that the pages import
 
-import ast, json, posixpath, re, shutil, subprocess, sys, sysconfig, warnings
+import ast
+import json
+import posixpath
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 from html.parser import HTMLParser
@@ -67,22 +75,36 @@ def relink(target, folder, names, address):
     return posixpath.relpath(names[page], folder or '.') + mark + anchor if page in names else target
 
 
-def settle(address):
-    "Make `_proc/` a project that smalldocs reads"
-    pages = {file.relative_to(STAGE).as_posix(): json.loads(file.read_text(encoding='utf-8')) for file in sorted(STAGE.rglob('*.ipynb'))}
+def name_pages(pages):
+    "The new name of each of `pages`, from the `output-file` in its front matter, which is taken out of it"
     names = {}
     for path, nb in pages.items():
         cell, front = front_matter(nb)
-        names[path] = posixpath.join(posixpath.dirname(path), Path(front.pop('output-file', path)).stem + '.ipynb').removeprefix('/')
+        stem = Path(front.pop('output-file', path)).stem
+        names[path] = posixpath.join(posixpath.dirname(path), f'{stem}.ipynb').removeprefix('/')
         if cell: cell['source'] = f'---\n{yaml.safe_dump(front, allow_unicode=True)}---\n'
-        (STAGE/path).unlink()
-    if len(set(names.values())) < len(names): sys.exit(f'Two notebooks claim one page: {", ".join(sorted(names.values()))}')
+    if len(set(names.values())) < len(names):
+        sys.exit(f'Two notebooks claim one page: {", ".join(sorted(names.values()))}')
+    return names
+
+
+def relink_page(nb, folder, names, address):
+    "Let the links of `nb`, a page in `folder`, lead to pages under their new `names`"
+    def link(m): return m[1] + relink(m[2], folder, names, address)
+    for cell in nb['cells']:
+        for holder, key in texts(cell):
+            parts = CODE.split(''.join(holder[key]))
+            holder[key] = ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
+
+
+def settle(address):
+    "Make `_proc/` a project that smalldocs reads"
+    files = sorted(STAGE.rglob('*.ipynb'))
+    pages = {file.relative_to(STAGE).as_posix(): json.loads(file.read_text(encoding='utf-8')) for file in files}
+    names = name_pages(pages)
+    for path in pages: (STAGE/path).unlink()
     for path, nb in pages.items():
-        link = lambda m, folder=posixpath.dirname(path): m[1] + relink(m[2], folder, names, address)
-        for cell in nb['cells']:
-            for holder, key in texts(cell):
-                parts = CODE.split(''.join(holder[key]))
-                holder[key] = ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
+        relink_page(nb, posixpath.dirname(path), names, address)
         (STAGE/names[path]).write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     config = yaml.safe_load((STAGE/'_quarto.yml').read_text(encoding='utf-8'))
     config['format'] = {'html': {k: v for k, v in config['format']['html'].items() if k != 'keep-md'}}
@@ -103,13 +125,18 @@ def renamed(entry, names):
 
 def render():
     "Render and check by smalldocs; the lines of what it complains of"
-    tool = lambda *args: subprocess.run([Path(sysconfig.get_path('scripts'))/'smalldocs', *args], capture_output=True, text=True)
+    def tool(*args):
+        command = Path(sysconfig.get_path('scripts'))/'smalldocs'
+        return subprocess.run([command, *args], capture_output=True, text=True)
+
     checked, done = tool('check', STAGE), tool('render', '--quiet', STAGE)
     if done.returncode: sys.exit(f'smalldocs could not render the site:\n{done.stdout}{done.stderr}')
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(STAGE/'_docs', SITE)
     lines = checked.stdout.splitlines()
-    return lines or ([f'smalldocs check ended with {checked.returncode}: {checked.stderr.strip()}'] if checked.returncode else [])
+    if checked.returncode and not lines:
+        lines = [f'smalldocs check ended with {checked.returncode}: {checked.stderr.strip()}']
+    return lines
 
 
 class Links(HTMLParser):
@@ -127,13 +154,15 @@ class Links(HTMLParser):
 
 def broken_links(site=SITE):
     "A line for each link, anchor or picture of `site` that leads nowhere in it"
-    pages = {file.relative_to(site).as_posix(): Links(file.read_text(encoding='utf-8')) for file in sorted(site.rglob('*.html'))}
+    files = sorted(site.rglob('*.html'))
+    pages = {file.relative_to(site).as_posix(): Links(file.read_text(encoding='utf-8')) for file in files}
     found = []
     for path, page in pages.items():
         for target in dict.fromkeys(page.targets):
             parts = urlsplit(target)
             if parts.scheme or parts.netloc: continue
-            to = posixpath.normpath(posixpath.join(posixpath.dirname(path), unquote(parts.path))) if parts.path else path
+            to = path
+            if parts.path: to = posixpath.normpath(posixpath.join(posixpath.dirname(path), unquote(parts.path)))
             if (site/to).is_dir(): to = posixpath.normpath(f'{to}/index.html')
             if to.startswith('..') or not (site/to).exists(): found.append(f'{path}: {target} leads nowhere')
             elif parts.fragment and to in pages and unquote(parts.fragment) not in pages[to].ids | {''}:
@@ -144,23 +173,29 @@ def broken_links(site=SITE):
 def public_names():
     "The public names and the page of each, read from the imports of `cifake/all.py`"
     tree = ast.parse((ROOT/'cifake'/'all.py').read_text(encoding='utf-8'))
-    return {name.name: node.module.split('.')[-1] for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {name.name: node.module.split('.')[-1] for node in imports for name in node.names}
 
 
 CLASSES = {'MLP'}  # named in capitals and yet no constants
 
 
+def plain(html): return re.sub(r'<[^>]+>', '', html)
+
+
 def undocumented(site=SITE):
-    "A line for each public name that its module's page does not show: a constant's value, and a signature under its own heading"
+    "A line for each public name that its module's page does not show: a constant's value, or a signature"
     found = []
     for name, module in public_names().items():
-        text = (site/f'{module}.html').read_text(encoding='utf-8') if (site/f'{module}.html').exists() else ''
-        code = re.sub(r'<[^>]+>', '', text)
-        constant = name.isupper() and name not in CLASSES
-        if constant and not re.search(rf'^{name} = ', code, re.MULTILINE): found.append(f'{module}.html: {name} is not shown')
-        section = re.search(rf'<h3[^>]*id="{name}".*?(?=<h[23]\b|</main>)', text, re.IGNORECASE | re.DOTALL)
-        if not constant and not (section and re.search(rf'def {name}\(', re.sub(r'<[^>]+>', '', section[0]))):
-            found.append(f'{module}.html: {name} has no signature under a heading of its own')
+        page = site/f'{module}.html'
+        text = page.read_text(encoding='utf-8') if page.exists() else ''
+        if name.isupper() and name not in CLASSES:
+            shown = re.search(rf'^{name} = ', plain(text), re.MULTILINE)
+            if not shown: found.append(f'{module}.html: {name} is not shown')
+        else:
+            section = re.search(rf'<h3[^>]*id="{name}".*?(?=<h[23]\b|</main>)', text, re.IGNORECASE | re.DOTALL)
+            if not section or f'def {name}(' not in plain(section[0]):
+                found.append(f'{module}.html: {name} has no signature under a heading of its own')
     return found
 
 
