@@ -102,13 +102,14 @@ def _recipe_in(file):
     try: return recipe_from_json(Path(file).read_text())
     except ValueError as e: raise ValueError(f'{file}: {e}') from e
 
-def _share_cores():
-    "Where another training is found, wait without spinning: to be called before PyTorch is imported, which reads it once"
-    from cifake.data import other_trainings
-    chosen = [o for o in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS') if o in os.environ]
-    if chosen or 'torch' in sys.modules or not other_trainings(): return
-    os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'
-    print('Another training runs on this machine: this one waits for its threads without spinning (OMP_WAIT_POLICY=PASSIVE).')
+def _say_shared():
+    "One sentence where another training runs on this machine; nothing is changed, since weights depend on the number of threads"
+    from cifake.data import available_cores, other_trainings
+    others, cores, given = other_trainings(), available_cores(), os.environ.get('OMP_NUM_THREADS', '')
+    share = max(1, cores//(others + 1))
+    if not others or cores == 1 or given.isdigit() and int(given) <= share: return
+    print(f'Another training runs on this machine. Trainings that use all {cores} cores each slow each other down far more than twofold: '
+          f'start each of them with OMP_NUM_THREADS={share}.')
 
 # %% ../nbs/16_cli.ipynb #e874b821
 @command(pos=['path'], examples="""
@@ -135,7 +136,7 @@ def cifake_train(
     the best weights (weights.safetensors), the validation report (report.json), and pictures: history,
     confusion matrix, top losses. The sealed test is not touched: that is `cifake-evaluate`.
     Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
-    _share_cores()
+    _say_shared()
     from cifake.demo import demo_cifake
     from cifake.learner import resume_run, train_learner
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')

@@ -291,7 +291,7 @@ def _card(recipe, root, seed, subset, dls, arguments):
     "What a run says of itself before it starts"
     versions = dict(cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__, python=platform.python_version())
     return dict(recipe=asdict(recipe), seed=seed, subset=subset, data=str(root), data_digest=_data_digest(dls), weights_digest=_file_digest(arguments.get('weights_path')),
-                **arguments, versions=versions, started=datetime.now().isoformat(timespec='seconds'))
+                **arguments, threads=torch.get_num_threads(), versions=versions, started=datetime.now().isoformat(timespec='seconds'))
 
 def _items_digest(items):
     "One digest of images and their labels"

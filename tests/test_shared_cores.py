@@ -1,11 +1,10 @@
-"Two trainings on one machine: each can be seen by others, and a command that finds one chooses how its threads wait"
-import os
+"Two trainings on one machine: each can be seen by others, and a command that finds one says how to share the cores"
 import subprocess
 import sys
 
 import pytest
 
-from cifake.data import marked_training, other_trainings
+from cifake.data import available_cores, marked_training, other_trainings
 from conftest import clean_env
 
 HOLD = '''import sys
@@ -13,10 +12,11 @@ from cifake.data import marked_training
 with marked_training():
     print('marked', flush=True)
     sys.stdin.read()'''
-CHOOSE = '''import os, sys
-from cifake.cli import _share_cores
-_share_cores()
-print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)'''
+SAY = '''import os, sys
+before = dict(os.environ)
+from cifake.cli import _say_shared
+_say_shared()
+print(dict(os.environ) == before, 'torch' in sys.modules)'''
 
 
 @pytest.fixture
@@ -37,11 +37,12 @@ def another(home):
     process.communicate()
 
 
-def chosen(**env):
-    "The waiting policy that a command chooses, and whether torch was imported by then"
-    command = [sys.executable, '-c', CHOOSE]
-    done = subprocess.run(command, env=clean_env(**env), capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[-1]
+def said(**env):
+    "What a command says before it imports torch"
+    done = subprocess.run([sys.executable, '-c', SAY], env=clean_env(**env), capture_output=True, text=True, check=True)
+    *text, state = done.stdout.splitlines()
+    assert state == 'True False', 'the environment was changed, or torch was imported'
+    return '\n'.join(text)
 
 
 def test_a_training_is_seen_until_its_process_ends(another, home):
@@ -64,15 +65,14 @@ def test_a_home_that_cannot_be_written_stops_no_training(place, tmp_path, monkey
     with marked_training(): assert other_trainings() == 0
 
 
-def test_a_command_waits_passively_beside_another_training(another):
-    assert chosen() == 'PASSIVE False'
-    assert 'OMP_WAIT_POLICY' not in os.environ
+@pytest.mark.skipif(available_cores() < 2, reason='one core cannot be shared out')
+def test_a_command_says_how_to_share_the_cores(another):
+    assert 'Another training runs on this machine.' in said()
+    assert f'OMP_NUM_THREADS={available_cores()//2}.' in said()
+    assert said(OMP_NUM_THREADS=str(available_cores())) == said()
 
 
-@pytest.mark.parametrize('name, value', [
-    ('OMP_NUM_THREADS', '1'), ('OMP_WAIT_POLICY', 'ACTIVE'), ('GOMP_SPINCOUNT', '7')])
-def test_what_a_user_chose_is_kept(name, value, another):
-    assert chosen(**{name: value}) == f'{value if name == "OMP_WAIT_POLICY" else None} False'
+def test_who_has_taken_a_share_is_told_nothing(another): assert said(OMP_NUM_THREADS='1') == ''
 
 
-def test_a_command_alone_chooses_nothing(home): assert chosen() == 'None False'
+def test_a_command_alone_says_nothing(home): assert said() == ''
