@@ -14,6 +14,7 @@ SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'bu
 ALONE = {'test_tutorials', 'test_resume', 'test_training'}  # files whose tests share nothing that is slow to make
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     "Mark what is slow by the fixtures it asks for; tests of one file stay in one process, unless they share nothing"
     for item in items:

@@ -97,9 +97,9 @@ def main(number, result):
     def attack(data, changes):
         nonlocal slowest
         for o in changes: data = changed(data, *o)
-        start = time.perf_counter()
+        start = time.process_time()  # of this process alone: the machine may be busy
         table = detector.predict(data)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
         assert len(table) == 1
         row = table.iloc[0]
         judged = row.verdict in ('FAKE', 'REAL', 'unsure') and 0 <= row.p_fake <= 1
