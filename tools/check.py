@@ -145,9 +145,10 @@ def test_notebook(job, folder, env):
 
 def check_notebooks(jobs, env, workers, meanwhile):
     "Test each notebook in a copy of the project, since what it trains is not kept; do something else `meanwhile`"
-    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(workers + 1) as pool:
+    pools = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
+    with tempfile.TemporaryDirectory() as temporary, pools[0] as pool, pools[1] as other:
         folder = copy_tree(Path(temporary)/'cifake')
-        aside = pool.submit(meanwhile)
+        aside = other.submit(meanwhile)
         list(pool.map(partial(test_notebook, folder=str(folder), env=env), jobs))
         aside.result()
 
