@@ -11,16 +11,15 @@ from fresh import distributions, fresh_environment
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
 SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'built', 'imagenet'}
-ALONE = {'test_tutorials', 'test_resume', 'test_training'}  # files whose tests share nothing that is slow to make
+LONGEST = 'test_tutorials', 'test_distributed', 'test_site'
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "Mark what is slow by the fixtures it asks for; tests of one file stay in one process, unless they share nothing"
+    "Mark what is slow by the fixtures it asks for, and let the longest files begin"
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames): item.add_marker('slow')
-        if item.module.__name__ not in ALONE: item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    items.sort(key=lambda item: item.module.__name__ not in ALONE)  # the parts that can be shared out come first
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.module.__name__, len(rank)))
 
 
 def clean_env(**more):
