@@ -10,7 +10,7 @@ from fresh import distributions, fresh_environment
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
-SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'built', 'imagenet'}
+SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'built', 'imagenet', 'shared'}
 LONGEST = 'test_tutorials', 'test_distributed', 'test_site'
 
 

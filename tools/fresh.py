@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+OTHER_VERSIONS = '3.12', '3.13', '3.10', '3.11'
+
 
 def command(*parts, cwd):
     "Run a command that has to succeed; `CalledProcessError` holds its output"
@@ -53,3 +55,35 @@ def fresh_environment(
         command(install[0], '-W', 'ignore', '-c', 'import cifake.all', cwd=folder)  # with no extra and no jupyter
         command(*install, 'nbconvert', 'ipykernel', cwd=folder)
     return scripts_of(once(folder, 'env', make))
+
+
+def interpreters():
+    "Version and path of Pythons of other supported versions on this machine, on the path or below pyenv"
+    home = Path(os.environ.get('PYENV_ROOT') or Path.home()/'.pyenv')
+    for version in OTHER_VERSIONS:
+        if version == f'{sys.version_info.major}.{sys.version_info.minor}': continue
+        below = sorted(home.glob(f'versions/{version}.*/bin/python'))
+        for python in [shutil.which(f'python{version}'), *below]:
+            if python and works(python, version): yield version, python
+
+
+def works(python, version):
+    "Whether `python` is that version and can make an environment: a shim of pyenv may name one that is not there"
+    code = 'import sys, venv, ensurepip; print("{}.{}".format(*sys.version_info))'
+    done = subprocess.run([python, '-c', code], capture_output=True, text=True)
+    return done.returncode == 0 and done.stdout.strip() == version
+
+
+def other_environment(
+    folder: Path,  # Where parts of a check share things
+) -> Path:  # Folder with the commands of the environment, or None where there is no other Python
+    "An environment of another version of Python with the wheel and its requirements"
+    found = next(interpreters(), None)
+    if found is None: return None
+    version, python = found
+    wheel = next(distributions(folder).glob('*.whl'))
+
+    def make(target):
+        command(python, '-m', 'venv', target, cwd=folder)
+        command(scripts_of(target)/'python', '-m', 'pip', 'install', '--quiet', '--no-compile', wheel, cwd=folder)
+    return scripts_of(once(folder, f'python{version}', make))
