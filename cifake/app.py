@@ -41,7 +41,7 @@ def _scale(p, detector):
             f'<text x="10" y="46">0, REAL</text><text x="{min(max(at(detector.threshold), 90), 310):.1f}" y="10" text-anchor="middle">threshold {detector.threshold:.2f}</text><text x="390" y="46" text-anchor="end">1, FAKE</text></svg>')
 
 def verdict_html(
-    row, # Of `Detector.predict`
+    row:object, # Of `Detector.predict`
     detector:Detector, # That judged
 )->str: # HTML
     "A verdict in words, with its scale and what has to be known before believing it; or why there is none"
@@ -75,7 +75,7 @@ def _draw_changes(table, threshold):
 
 def look_closer(
     detector:Detector, # That judged
-    source, # One picture, as `Detector.predict` takes it
+    source:object, # One picture, as `Detector.predict` takes it
 )->str: # HTML
     "Which part of a picture its verdict hangs on, and what small changes do to it; `ValueError` for a picture that cannot be read"
     table, found = stability(detector, source), occlusion_map(detector, source)
@@ -151,7 +151,7 @@ def build_app(
     detector:Detector=None, # Of `load_detector`; None takes the default one in the box
     most_files:int=200, # Files in one batch
     keep:int=600, # Seconds after which uploads are deleted, at the latest twice as many
-): # `gradio.Blocks`, to be launched, or mounted in an application of one's own
+)->object: # `gradio.Blocks`, to be launched, or mounted in an application of one's own
     "The web page of a detector; `ImportError` without the extra `app`"
     gr = _gradio()
     detector, folder = detector or load_detector(), tempfile.TemporaryDirectory(prefix='cifake-app-')
@@ -182,8 +182,8 @@ def launch_app(
     most_files:int=200, # Files in one batch
     most_mb:int=50, # Size of a file
     keep:int=600, # Seconds after which uploads are deleted, at the latest twice as many
-    **kwargs, # Passed to `gradio.Blocks.launch`, such as `auth`, `root_path`, `prevent_thread_lock`
-): # `gradio.Blocks`, which `close` stops
+    **kwargs:object, # Passed to `gradio.Blocks.launch`, such as `auth`, `root_path`, `prevent_thread_lock`
+)->object: # `gradio.Blocks`, which `close` stops
     "Serve the web page of a detector; `ImportError` without the extra `app`, `OSError` where the port is taken"
     app = build_app(detector, most_files, keep)
     theme = _gradio().themes.Default(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])

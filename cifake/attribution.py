@@ -10,12 +10,15 @@ __all__ = ['overlap', 'curves', 'road', 'map_scores', 'mean_curves', 'plot_curve
 
 # %% ../nbs/09_attribution.ipynb #8c4c07bf
 import copy, json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from inspect import signature
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, torch
+from fastai.learner import Learner
+from matplotlib.axes import Axes
 from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.image import scale_cam_image
 from scipy.ndimage import gaussian_filter, uniform_filter
@@ -124,8 +127,8 @@ def _curve(score, start, end, order, steps):
 
 # %% ../nbs/09_attribution.ipynb #9ae1e7a9
 def curves(
-    learn, # fastai `Learner`
-    items, # Images, as in `cam_maps`
+    learn:Learner, # fastai `Learner`
+    items:object, # Images, as in `cam_maps`
     maps:np.ndarray, # (n, height, width), of the size the network is given
     fill:str='blur', # What replaces deleted pixels: `blur` (sigma 3 pixels) or `mean` (of each channel)
     steps:int=16, # Steps from the whole image to none of it, at least 1
@@ -148,8 +151,8 @@ def curves(
 def _area(curve): return (curve[:,1:] + curve[:,:-1]).mean(1)/2
 
 def road(
-    learn, # fastai `Learner`
-    items, # Images, as in `cam_maps`
+    learn:Learner, # fastai `Learner`
+    items:object, # Images, as in `cam_maps`
     maps:np.ndarray, # (n, height, width), of the size the network is given
     percentiles:tuple=(20, 40, 60, 80), # Of the map's values: pixels above each are removed, and as many of the weakest
     seed:int=0, # Of the noise in the filled holes, and of the order of equal pixels
@@ -170,8 +173,8 @@ def road(
 
 # %% ../nbs/09_attribution.ipynb #59d90c7c
 def map_scores(
-    learn, # fastai `Learner`
-    items, # Images, as in `cam_maps`
+    learn:Learner, # fastai `Learner`
+    items:object, # Images, as in `cam_maps`
     maps:np.ndarray, # (n, height, width), of the size the network is given
     steps:int=16, # Steps of deletion and insertion
     percentiles:tuple=(20, 40, 60, 80), # As in `road`; empty leaves ROAD out
@@ -204,9 +207,9 @@ def _made(learn, items, kinds, seed):
 
 # %% ../nbs/09_attribution.ipynb #ccac3a58
 def mean_curves(
-    learn, # fastai `Learner`
-    items, # Images, as in `cam_maps`
-    maps, # Array (n, height, width), function of (learn, items) that gives one, or a dictionary of such by name
+    learn:Learner, # fastai `Learner`
+    items:object, # Images, as in `cam_maps`
+    maps:np.ndarray|Callable|dict, # Array (n, height, width), function of (learn, items) that gives one, or a dictionary of such by name
     fill:str='blur', # As in `curves`
     steps:int=16, # As in `curves`
     seed:int=0, # Of the random maps
@@ -222,8 +225,8 @@ def mean_curves(
 # %% ../nbs/09_attribution.ipynb #3e5d0aea
 def plot_curves(
     table:pd.DataFrame, # What `mean_curves` found, or `map_results('curves')` of one network and one label
-    axs=None, # Two axes, for deletion and for insertion; None makes a figure
-): # The two axes
+    axs:Sequence[Axes]|np.ndarray|None=None, # Two axes, for deletion and for insertion; None makes a figure
+)->Sequence[Axes]|np.ndarray: # The two axes
     "Deletion and insertion curves with one standard error to either side; random maps are broken lines"
     if table.duplicated(['maps', 'curve', 'share']).any(): raise ValueError('There are several curves for one kind of map: choose one network and one label.')
     if axs is None: _, axs = plt.subplots(1, 2, figsize=(6.5,2.5), sharey=True, layout='constrained')
@@ -240,10 +243,10 @@ def plot_curves(
 # %% ../nbs/09_attribution.ipynb #f42f01d7
 @contextmanager
 def randomised(
-    learn, # fastai `Learner`
-    items, # Images for the statistics of batch normalisation
+    learn:Learner, # fastai `Learner`
+    items:object, # Images for the statistics of batch normalisation
     seed:int=0, # Of the shuffling
-): # Context that gives the learner
+)->Iterator[Learner]: # Context that gives the learner
     "The learner with a copy of its network whose weights are shuffled; with its own again afterwards"
     own, rng = learn.model, torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.no_grad():
@@ -290,9 +293,9 @@ def _survival(echoes, least):
 
 # %% ../nbs/09_attribution.ipynb #259ea3e7
 def faithfulness(
-    learn, # fastai `Learner`
-    items, # Images, as in `cam_maps`
-    maps, # Array (n, height, width), function of (learn, items) that gives one, or a dictionary of such by name
+    learn:Learner, # fastai `Learner`
+    items:object, # Images, as in `cam_maps`
+    maps:np.ndarray|Callable|dict, # Array (n, height, width), function of (learn, items) that gives one, or a dictionary of such by name
     steps:int=16, # Steps of deletion and insertion
     percentiles:tuple=(20, 40, 60, 80), # As in `road`; empty leaves ROAD out
     survives:float=0.1, # Least excess of `randomised` over its floor, beyond two standard errors, with which a map counts as surviving
@@ -335,7 +338,7 @@ def _places(h, w, border):
 
 # %% ../nbs/09_attribution.ipynb #4350cd8c
 def where(
-    items, # The images, as given to `cam_maps`; they are brought to the size of the maps
+    items:object, # The images, as given to `cam_maps`; they are brought to the size of the maps
     maps:np.ndarray, # (n, height, width)
     border:int=4, # Width of the border, and side of a corner, in pixels
     window:int=5, # Side of the window of the local variance, in pixels
@@ -355,9 +358,9 @@ def where(
 # %% ../nbs/09_attribution.ipynb #fd910b33
 def plot_mean_maps(
     maps:np.ndarray, # (n, height, width)
-    labels, # Label of each, such as `FAKE`
-    axs=None, # Axes, one for each label; None makes a figure
-): # Array of axes
+    labels:Sequence[str]|np.ndarray|pd.Series, # Label of each, such as `FAKE`
+    axs:Axes|Sequence[Axes]|np.ndarray|None=None, # Axes, one for each label; None makes a figure
+)->np.ndarray: # Array of axes
     "The average map of each label"
     maps, labels = _checked_maps(maps), np.asarray(labels)
     if len(labels) != len(maps): raise ValueError(f'There are {len(labels)} labels for {len(maps)} maps.')

@@ -45,7 +45,7 @@ class BatchShift(RandTransform):
         n,_,h,w = x.shape
         if self.most >= min(h, w): raise ValueError(f'Images of {h}x{w} pixels cannot be shifted by {self.most}: choose less than their side.')
         return _gather(x, self.sources(n, h, x.device), self.sources(n, w, x.device))
-    def sources(self, n, side, device):
+    def sources(self, n:int, side:int, device:torch.device)->torch.Tensor:
         "For each of `n` images, where each of `side` pixels of an axis comes from"
         place = (torch.arange(side, device=device) + torch.randint(-self.most, self.most+1, (n,1), device=device)).abs()
         return torch.minimum(place, 2*(side-1) - place)
@@ -88,7 +88,8 @@ class RandomBlur(_Attack):
         high:float=1.2, # Largest standard deviation, in pixels; at most 3
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
-    def change(self, x, sigma): return vision.gaussian_blur(x, [2*round(3*sigma + 0.5) + 1]*2, [sigma]*2)
+    def change(self, x:torch.Tensor, sigma:float)->torch.Tensor:
+        return vision.gaussian_blur(x, [2*round(3*sigma + 0.5) + 1]*2, [sigma]*2)
 
 class RandomResample(_Attack):
     "Shrink and enlarge again, both bilinear and without aliasing"
@@ -98,7 +99,7 @@ class RandomResample(_Attack):
         high:float=0.95, # Largest scale in between, at most 1
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
-    def change(self, x, scale):
+    def change(self, x:torch.Tensor, scale:float)->torch.Tensor:
         side = list(x.shape[-2:])
         return vision.resize(vision.resize(x, [max(1, round(o*scale)) for o in side], antialias=True), side, antialias=True)
 
@@ -111,7 +112,7 @@ class RandomNoise(_Attack):
         high:float=0.1, # Largest standard deviation, for pixels in [0, 1]; at most 0.5
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
-    def change(self, x, sigma): return x + sigma*torch.randn_like(x)
+    def change(self, x:torch.Tensor, sigma:float)->torch.Tensor: return x + sigma*torch.randn_like(x)
 
 class RandomJPEG(_Attack):
     "Encode as JPEG and decode again"
@@ -121,7 +122,7 @@ class RandomJPEG(_Attack):
         high:int=95, # Highest quality, from 1 to 100
         share:float=0.5, # Part of the images that are changed, in [0, 1]
     ): super().__init__(low, high, share)
-    def change(self, x, quality):
+    def change(self, x:torch.Tensor, quality:float)->torch.Tensor:
         pixels = (255*x).round().clamp(0, 255).byte().cpu() # torchvision encodes on the processor
         return vision.jpeg(pixels, round(quality)).to(x)/255
 

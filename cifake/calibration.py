@@ -63,7 +63,7 @@ def _rates_by_threshold(fake, p_fake):
 
 # %% ../nbs/05c_calibration.ipynb #53fad899
 def choose_threshold(
-    predictions, # Validation `Report`, or a table with `label` and `p_fake`
+    predictions:object, # Validation `Report`, or a table with `label` and `p_fake`
     criterion:str='equal_errors', # Name in `CRITERIA`
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE, in [0, 1)
 )->float: # `p_fake` at or above it is called FAKE
@@ -81,7 +81,7 @@ def choose_threshold(
 
 # %% ../nbs/05c_calibration.ipynb #d8fed52d
 def unsure_band(
-    predictions, # Validation `Report`, or a table with `label` and `p_fake`
+    predictions:object, # Validation `Report`, or a table with `label` and `p_fake`
     threshold:float, # `p_fake` at or above it is called FAKE
     error:float, # Share of the verdicts FAKE, and of the verdicts REAL, that may be wrong, in (0, 1)
 )->tuple: # From and to: `p_fake` in between, the lower end included, is unsure
@@ -122,13 +122,13 @@ class Calibration:
         p = np.asarray(p)
         certain = np.where(p >= self.threshold, 'FAKE', 'REAL')
         return np.where((p >= self.unsure[0]) & (p < self.unsure[1]), 'UNSURE', certain)
-    def to_json(self):
+    def to_json(self)->str:
         "As a JSON object"
         return json.dumps(asdict(self), indent=1)
     @classmethod
     def from_json(cls,
         text:str, # What `to_json` gave
-    ):
+    )->'Calibration':
         "The calibration in the JSON `text`"
         return cls(**{k: tuple(v) if k == 'unsure' else v for k,v in json.loads(text).items()})
 
@@ -139,7 +139,7 @@ def _lopsided(fake, p_fake, level=0.05):
     return fisher_exact([[wrong[o].sum(), (~wrong[o]).sum()] for o in (fake, ~fake)]).pvalue < level
 
 def find_calibration(
-    predictions, # Validation `Report`, or a table with `label` and `p_fake`
+    predictions:object, # Validation `Report`, or a table with `label` and `p_fake`
     criterion:str=None, # By what the threshold is chosen, a name in `CRITERIA`; None keeps 0.5 or, where errors are lopsided there, makes them equal
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE
     error:float=None, # Share of wrong verdicts that may be let through; None leaves nothing unsure
@@ -162,10 +162,10 @@ class Calibrated(Callback):
         calibration:Calibration, # Temperature, and what goes with it
     ):
         self.calibration, self.on = calibration, True
-    def before_fit(self): self.on = True
-    def before_train(self): self.on = False
-    def after_fit(self): self.on = True
-    def after_pred(self):
+    def before_fit(self)->None: self.on = True
+    def before_train(self)->None: self.on = False
+    def after_fit(self)->None: self.on = True
+    def after_pred(self)->None:
         if not self.training and self.on: self.learn.pred = self.pred/self.calibration.temperature
 
 # %% ../nbs/05c_calibration.ipynb #63e9e667
@@ -176,6 +176,6 @@ class DetectorLoss(CrossEntropyLossFlat):
 
 class Verdicts(Callback):
     "Let a `DetectorLoss` decode by the threshold of the learner's `Calibrated`, or by one half"
-    def before_validate(self):
+    def before_validate(self)->None:
         own = getattr(self.learn, 'calibrated', None)
         if isinstance(self.loss_func, DetectorLoss): self.loss_func.threshold = own.calibration.threshold if own else 0.5

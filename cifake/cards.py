@@ -10,6 +10,7 @@ __all__ = ['FORMAT', 'VERSION', 'LARGEST', 'DEEPEST', 'MOST_BYTES', 'MOST_HEADER
 
 # %% ../nbs/00b_cards.ipynb #458e5755
 import json, math, os, re
+from contextlib import AbstractContextManager
 from importlib.resources import as_file, files
 from numbers import Number
 from pathlib import Path
@@ -52,7 +53,7 @@ def _check(values, fields, where=''):
         if not fine(values[name]): raise ValueError(f'`{where}{name}` in its card is {str(values[name])[:60]!r}: it has to be {wanted}.')
 
 def check_card(
-    card, # What was read from JSON
+    card:object, # What was read from JSON
 )->dict: # The same card
     "Refuse a card that is not of a detector, or that says what cannot be; `ValueError` names the field"
     if not isinstance(card, dict) or card.get('format') != FORMAT: raise ValueError(f'Its card does not say `"format": "{FORMAT}"`.')
@@ -71,7 +72,7 @@ def _card_of(text, where):
     return check_card(card)
 
 def read_card(
-    path, # File of a detector, in safetensors format, with its card in its metadata or in a `.json` of the same name beside it
+    path:str|Path, # File of a detector, in safetensors format, with its card in its metadata or in a `.json` of the same name beside it
 )->tuple: # Card, and shape of each tensor by name
     "What the file of a detector says of itself; `ValueError` for a file that is none, `FileNotFoundError` where there is none"
     path = Path(path).expanduser()
@@ -96,7 +97,7 @@ def read_card(
 
 # %% ../nbs/00b_cards.ipynb #d9aa02e3
 def write_file(
-    path, # File to write, in a folder that is made where it is missing
+    path:str|Path, # File to write, in a folder that is made where it is missing
     data:bytes, # What it is to hold
     suffix:str, # With its dot; added where `path` has none
 )->Path: # The file
@@ -129,6 +130,6 @@ def box_card(
 
 def box_file(
     name:str, # One of `list_detectors`
-): # Context manager that gives the path of its weights
+)->AbstractContextManager[Path]: # Context manager that gives the path of its weights
     "The file of a detector in the box; its card is `box_card`"
     return as_file(BOX/box_card(name)['weights'])

@@ -9,6 +9,7 @@ __all__ = ['command', 'cifake_data', 'cifake_train', 'cifake_evaluate', 'cifake_
 
 # %% ../nbs/16_cli.ipynb #87ac70dd
 import argparse, csv, glob, inspect, json, os, shutil, sys, warnings
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from fastcore.script import anno_parser
@@ -41,7 +42,7 @@ def command(
     examples:str, # Lines with a command and what it does
     pos:list=None, # Parameters that stand without a name on the command line
     many:str=None, # The one of them that may be given any number of times
-):
+)->Callable:
     "Decorator: make a console command of a function, with examples and exit statuses on its `--help` page"
     def _decorate(func):
         @wraps(func)
@@ -66,7 +67,7 @@ def command(
 def cifake_data(
     action:str='check', # `find`, `check`, `download` or `demo`
     path:str=None, # Folder or zip of the dataset; without it, $CIFAKE_PATH, Kaggle's input folder, kagglehub's cache and ~/.cifake are tried
-):
+)->None:
     """Find, check or download the CIFAKE dataset.
 
     A check counts the files of each folder against the official ones and reports files that cannot
@@ -129,7 +130,7 @@ def cifake_train(
     weights_path:str=None, # File with ImageNet weights, for recipes that start from them
     precision:str='auto', # `float32`, `bfloat16`, or `auto` for what suits the device
     resume:str=None, # Folder of a run that was interrupted or killed, to go on with; its recipe and seed hold
-):
+)->None:
     """Train a detector of REAL against FAKE images and measure it on a validation part.
 
     The run's folder holds the set-up (recipe.json), losses and metrics of each epoch (history.csv),
@@ -195,7 +196,7 @@ def cifake_evaluate(
     against:str=None, # Another run, or a network that comes with the package, measured on the same images
     save:str=None, # Also write the report, with all predictions, to this JSON file, and further tables beside it as CSV
     html:str=None, # Also write one page with tables and figures to this file
-):
+)->None:
     """Measure a trained detector on the sealed test.
 
     All measures with 95% intervals, on the official test and on the test without the files that also
@@ -270,7 +271,7 @@ def cifake_predict(
     flat:bool=False, # Leave out folders inside of folders
     urls:bool=False, # Fetch web addresses
     device:str=None, # Where it runs, such as `cuda`; without it, the processor
-):
+)->int:
     """Say of pictures whether they are FAKE or REAL.
 
     The detectors of this package know CIFAKE: images of 32x32 pixels, and one generator. A picture of
@@ -306,7 +307,7 @@ def cifake_app(
     port:int=None, # Without it, the first free one from 7860 on
     share:bool=False, # Open a public address through gradio's servers
     most_files:int=200, # Files in one batch
-):
+)->None:
     """Serve a web page that judges pictures.
 
     Uploads stay on this machine and are deleted after ten minutes, twenty at the latest, and all of

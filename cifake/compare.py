@@ -9,12 +9,15 @@ __all__ = ['cost_of', 'StopAfter', 'compare_recipes', 'leaderboard', 'plot_leade
 
 # %% ../nbs/11_compare.ipynb #18c74842
 import json, math, time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 from fastai.torch_core import default_device
+from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
 from .data import find_cifake, read_items
 from .evaluate import Report, evaluate, mcnemar
@@ -27,7 +30,7 @@ from .training import choose_precision
 
 # %% ../nbs/11_compare.ipynb #83052d37
 def cost_of(
-    learn, # fastai `Learner`
+    learn:Learner, # fastai `Learner`
     size:int=None, # Side of the image, in pixels; None takes that of its loaders
 )->dict: # `parameters`, and `flops` of one image in one forward pass
     "What the learner's network costs"
@@ -45,11 +48,11 @@ class StopAfter(Callback):
     def __init__(self,
         moment:float, # As `time.monotonic` gives it
     ): self.moment = moment
-    def after_epoch(self):
+    def after_epoch(self)->None:
         if self.training_ended or time.monotonic() < self.moment: return
         raise KeyboardInterrupt
     @property
-    def training_ended(self):
+    def training_ended(self)->bool:
         keeper = getattr(self.learn, 'run_keeper', None) # absent where the learner measures, or looks for a rate
         return keeper is None or keeper.last_phase and self.learn.epoch + 1 == self.learn.n_epoch
 
@@ -135,16 +138,16 @@ def _check_names(recipes, weights):
 
 # %% ../nbs/11_compare.ipynb #46512842
 def compare_recipes(
-    names, # Recipes: names in `RECIPES`, or `Recipe`s
-    path=None, # Folder or zip of the dataset; None looks in the usual places
-    out='runs/compare', # Folder for the folders of the runs
-    seeds=(42,), # Seeds to train each with; each has its own validation part
+    names:str|Recipe|Iterable[str|Recipe], # Recipes: names in `RECIPES`, or `Recipe`s
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
+    out:str|Path='runs/compare', # Folder for the folders of the runs
+    seeds:Iterable[int]=(42,), # Seeds to train each with; each has its own validation part
     budget:float=None, # Minutes that this call may train; None has no end
-    subset=None, # Share (float) or number (int) of training images; None uses all
+    subset:float|int|None=None, # Share (float) or number (int) of training images; None uses all
     weights:dict=None, # Local file with ImageNet weights by name of a recipe
     precision:str='auto', # Of the forward pass, as in `train_learner`
     num_workers:int=None, # Processes that read images, where they do not come from memory
-    **overrides, # Fields of all recipes to change, such as `epochs=2`
+    **overrides:object, # Fields of all recipes to change, such as `epochs=2`
 )->pd.DataFrame: # `leaderboard` of the folder
     "Train many recipes, one after the other; `ValueError` for a folder that holds another set-up, `FileNotFoundError` for weights that are not there"
     refuse_several('compare_recipes')
@@ -206,9 +209,9 @@ def _row(folder, report, p_value):
         parameters=card.get('parameters'), flops=card.get('flops'), minutes=card.get('seconds', math.nan)/60, pflop=card.get('training_pflop'))
 
 def leaderboard(
-    out='runs/compare', # Folder with the folders of runs, as `compare_recipes` leaves it
+    out:str|Path='runs/compare', # Folder with the folders of runs, as `compare_recipes` leaves it
     split:str='valid', # `valid`, or `test` for the sealed test
-    path=None, # Folder or zip of the dataset; None uses the one each was trained on
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the one each was trained on
 )->pd.DataFrame: # A row for each finished run, the best first: `accuracy` with its 95% interval, `f1`, `auc`, number of `images`, for the test all of these without leaked files too (`clean_accuracy`, ...), `p_value` of McNemar's test against the best, `size` in pixels, `epochs`, `parameters`, `flops` of one image, `minutes` and `pflop` of the training
     "Accuracy and cost of runs; `FileNotFoundError` where there are none"
     if split not in ('test', 'valid'): raise ValueError(f'`split` is {split!r}: it is `valid` or `test`.')
@@ -225,8 +228,8 @@ def leaderboard(
 def plot_leaderboard(
     table:pd.DataFrame, # What `leaderboard` gave
     cost:str='pflop', # Column on the horizontal axis: `pflop`, `minutes`, `parameters` or `flops`
-    ax=None, # Axes to draw on; None makes a figure
-): # The axes
+    ax:Axes|None=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Accuracy against cost, with 95% intervals"
     titles = dict(pflop='training (PFLOP)', minutes='training (minutes)', parameters='parameters', flops='floating-point operations for one image')
     if cost not in titles: raise ValueError(f'`cost` is {cost!r}: it is one of {", ".join(titles)}.')

@@ -12,6 +12,7 @@ __all__ = ['LABELS', 'OBJECTS', 'OFFICIAL', 'HANDLE', 'KAGGLE_INPUT', 'SUFFIXES'
 
 # %% ../nbs/00_data.ipynb #6222ac72
 import hashlib, os, platform, re, tempfile, warnings, zipfile, zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
@@ -48,7 +49,7 @@ def object_of(
 
 # %% ../nbs/00_data.ipynb #37fe5f84
 def is_demo(
-    path, # Folder of a dataset
+    path:str|Path, # Folder of a dataset
 )->bool: # Whether `demo_cifake` made it
     "Whether `path` is the stand-in set, on which scores say nothing about CIFAKE"
     return (Path(path)/'.cifake-demo').exists()
@@ -69,7 +70,7 @@ def cifake_home()->Path: # `$CIFAKE_HOME`, or `~/.cifake`
 
 # %% ../nbs/00_data.ipynb #f6ca3266
 @contextmanager
-def marked_training():
+def marked_training()->Iterator[None]:
     "Let other processes of this user see that this one trains"
     folder = cifake_home()/'training'
     lock = FileLock(folder/f'{os.getpid()}.lock')
@@ -158,7 +159,7 @@ def _missing():
             f'into ~/.cifake, or set CIFAKE_PATH to its folder; {demo}')
 
 def find_cifake(
-    path=None, # Folder or zip; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip; None looks in the usual places
 )->Path: # Folder that holds `train/` and `test/`
     "Find CIFAKE on this machine"
     if path is not None: return _open(path, '`path`')
@@ -233,10 +234,10 @@ def can_share()->bool: # False in containers without `/dev/shm`, for example
     return True
 
 def map_files(
-    func, # Takes a file; must be picklable
+    func:Callable, # Takes a file; must be picklable
     files:list, # Whose results are wanted
     desc:str, # What the progress bar says
-): # Generator of the results, in the order of `files`
+)->Iterator[object]: # Generator of the results, in the order of `files`
     "Call `func` on every file, in several processes where there are many"
     many = len(files) > 2000 and available_cores() > 1
     shared = many and platform.system() == 'Linux' and can_share() # macOS can fork, but not safely
@@ -304,7 +305,7 @@ def _groups(root):
     return dict(zip(table.path.str.replace('\\', '/'), table.group))
 
 def read_items(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
 )->pd.DataFrame: # `path`, `split`, `label`, `object_class`, `digest`, `width`, `height` (pixels), `error` (empty if readable), `group` (empty if none)
     "A row for each image file of the dataset at `path`, sorted by path; `ValueError` for a `groups.csv` that is no such table"
     root = find_cifake(path)
@@ -320,7 +321,7 @@ def read_items(
 _LABEL_FOLDERS = {'fake':'FAKE', 'real':'REAL', 'aiartdata':'FAKE', 'realart':'REAL'} # the last two: Kaggle, cashbowman/ai-generated-images-vs-real-images
 
 def labelled_files(
-    folder, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
+    folder:str|Path, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
 )->list: # Pairs of file and label, sorted by folder and path
     "The files of pictures from elsewhere"
     folder = Path(folder).expanduser()
@@ -343,7 +344,7 @@ def _part_counts(items, split, label):
         in_other_split=int(good.digest.isin(other_split).sum()), in_other_label=int(good.digest.isin(other_label).sum()), note=note)
 
 def check_cifake(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
 )->pd.DataFrame: # A row for each folder, with `note` one of `complete`, `partial`, `missing`, `more than official`
     "Counts of files, damage and duplicates in each folder of the dataset"
     items = read_items(path)
@@ -412,7 +413,7 @@ def _too_old(requirements):
         found = f'{need.name} {have} is installed' if have else f'{need.name} is missing'
         return f'{found}, but cifake needs {need}: run `%pip install "{need}"`, restart the kernel, and begin again.'
 
-def show_versions():
+def show_versions()->None:
     "Print the versions that results depend on; an `ImportError` says what is too old for this library"
     try: needs = [Requirement(o) for o in metadata.requires('cifake') or []]
     except metadata.PackageNotFoundError: raise ImportError('cifake is on the path but not installed: run `%pip install cifake`, or '

@@ -173,7 +173,7 @@ def _check_whole_number(name, value, low, high):
         raise ValueError(f'`{name}` is {value!r}: give a whole number from {low:,} to {high:,}.')
 
 def demo_cifake(
-    path=None, # New or empty folder to draw into; None for one in `~/.cifake/demo`
+    path:str|Path|None=None, # New or empty folder to draw into; None for one in `~/.cifake/demo`
     n:int=2000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
     seed:int=42, # Seed of the crops and of the invented texture
 )->Path: # Folder that holds `train/` and `test/`

@@ -11,6 +11,7 @@ __all__ = ['COLUMNS', 'TorchNetwork', 'as_table', 'Detector', 'pictures_in', 'de
 # %% ../nbs/14_detector.ipynb #be5b6f02
 import http.client, json, os, time, urllib.error, urllib.request, zipfile
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -72,7 +73,7 @@ class TorchNetwork:
     )->np.ndarray: # (n,) probabilities of FAKE
         with self.torch.inference_mode(): return self.whole(self.torch.from_numpy(pixels).to(self.device)).cpu().double().numpy()
     @contextmanager
-    def one_core_each(self):
+    def one_core_each(self)->Iterator[Callable]:
         "Context for several workers: gives what each calls first, so that they do not wait for each other's cores"
         threads = self.torch.get_num_threads()
         try: yield lambda: self.torch.set_num_threads(1) # of the thread that calls it, and of threads to come
@@ -98,7 +99,7 @@ def _note(picture, size, fit):
 
 def as_table(
     rows:list, # Rows of `Detector.stream`
-): # DataFrame
+)->object: # DataFrame
     "Rows as a table with the columns `file`, `p_fake`, `verdict`, `width`, `height`, `error`, `note`"
     import pandas as pd # takes a second, which whoever only wants rows is spared
     return pd.DataFrame(rows, columns=COLUMNS).astype({'p_fake': float, 'width': 'Int64', 'height': 'Int64'})
@@ -124,7 +125,7 @@ class Detector:
         if not 0 <= self.threshold <= 1: raise ValueError(f'`threshold` is {threshold}: give a probability in [0, 1].')
         if len(self.unsure) != 2 or not 0 <= self.unsure[0] <= self.unsure[1] <= 1: raise ValueError(f'`unsure` is {unsure}: give two probabilities in [0, 1], the lower one first.')
     @property
-    def calibration(self):
+    def calibration(self)->object:
         "As a `Calibration`, by which `evaluate` goes"
         from cifake.calibration import Calibration
         return Calibration(self.temperature, self.threshold, self.unsure)
@@ -250,9 +251,9 @@ def _walk(folder, recursive):
         if recursive and o.is_dir(follow_symlinks=False): yield from _walk(o.path, recursive)
 
 def pictures_in(
-    path, # Folder or zip
+    path:str|Path, # Folder or zip
     recursive:bool=True, # Folders inside of the folder too
-): # Generator of names and sources for `stream`
+)->Iterator[tuple[str, object]]: # Generator of names and sources for `stream`
     "Pictures of a folder by their suffix, sorted folder by folder, or of an archive; links to folders are not followed"
     path = Path(path).expanduser()
     if _is_zip(path): return _members(path)
@@ -311,7 +312,7 @@ def tile_map(self:Detector,
 
 # %% ../nbs/14_detector.ipynb #eb980edf
 def detector_card(
-    learn, # Learner of `cifake_learner`, `train_learner`, `load_run` or `load_pretrained`
+    learn:object, # Learner of `cifake_learner`, `train_learner`, `load_run` or `load_pretrained`
     name:str=None, # Name of the detector; None takes that of its recipe
 )->dict: # What stands in its file
     "All that is needed to use the detector anew, and what is known of its training and scores"
@@ -330,8 +331,8 @@ def detector_card(
     return check_card(json.loads(json.dumps(card)))
 
 def save_detector(
-    learn, # Learner of this library
-    path, # File to write; the suffix `.safetensors` is added where there is none
+    learn:object, # Learner of this library
+    path:str|Path, # File to write; the suffix `.safetensors` is added where there is none
     name:str=None, # Name of the detector; None takes that of its recipe
 )->Path: # The file
     "Write a learner's detector to one file that holds no code, in one step; `ValueError` where its card would not be read back"
@@ -353,10 +354,10 @@ def _read(path, device, flip_average):
     return TorchNetwork(_filled(model, path, shapes), card, device), card
 
 def load_detector(
-    path_or_name=None, # File that `save_detector` or `export_onnx` wrote, or a name in `list_detectors`; None takes `robust`, the default one in the box
-    device=None, # Where it runs, such as `cuda`; None is the processor
+    path_or_name:str|Path|None=None, # File that `save_detector` or `export_onnx` wrote, or a name in `list_detectors`; None takes `robust`, the default one in the box
+    device:str|None=None, # Where it runs, such as `cuda`; None is the processor
     flip_average:bool=None, # Look at the mirror image too, which takes twice as long; None does as the card says
-    **kwargs, # Passed to `Detector`: `threshold`, `unsure`, `filter`, `fit`, `quality`
+    **kwargs:object, # Passed to `Detector`: `threshold`, `unsure`, `filter`, `fit`, `quality`
 )->Detector: # Ready to `predict`
     "A detector from a file or from the box; no code in it is run. `ValueError` for a file that is none, `FileNotFoundError` for a name that there is not"
     name = 'robust' if path_or_name is None else path_or_name
@@ -372,10 +373,10 @@ def from_hub(
     filename:str=NAME, # Of the file there
     revision:str=None, # Branch, tag or commit; a commit makes sure that it is the same tomorrow
     token:str=None, # For private ones
-    cache_dir=None, # Where it is kept; None takes huggingface_hub's cache
+    cache_dir:str|Path|None=None, # Where it is kept; None takes huggingface_hub's cache
     endpoint:str=None, # Address of the Hub; None takes huggingface_hub's
     local_files_only:bool=False, # Do not look on the Hub, only in the cache
-    **kwargs, # Passed to `load_detector`: `device`, `flip_average`, `threshold`, `unsure`, `filter`, `fit`, `quality`
+    **kwargs:object, # Passed to `load_detector`: `device`, `flip_average`, `threshold`, `unsure`, `filter`, `fit`, `quality`
 )->Detector: # Ready to `predict`
     "A detector from the Hugging Face Hub; errors as of `file_from_hub` and `load_detector`"
     return load_detector(file_from_hub(repo_id, filename, revision, token, cache_dir, endpoint, local_files_only), **kwargs)

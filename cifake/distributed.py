@@ -9,11 +9,13 @@ __all__ = ['join_processes', 'from_first', 'SharedDL', 'across_processes']
 
 # %% ../nbs/05e_distributed.ipynb #97e1e487
 import atexit
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
 import torch
 from accelerate import PartialState
 from fastai.distributed import DistributedDL # also adds `distrib_ctx` to `Learner`
+from fastai.learner import Learner
 from fastai.torch_core import rank_distrib
 
 # %% ../nbs/05e_distributed.ipynb #23b63413
@@ -27,8 +29,8 @@ def _leave():
 
 # %% ../nbs/05e_distributed.ipynb #94f76c6d
 def from_first(
-    make, # Function without arguments, called in the first process only
-): # What it gave, in every process
+    make:Callable, # Function without arguments, called in the first process only
+)->object: # What it gave, in every process
     "The result of `make` in the first process"
     found = [None if rank_distrib() else make()]
     torch.distributed.broadcast_object_list(found, src=0, device=PartialState().device)
@@ -42,7 +44,7 @@ class SharedDL(DistributedDL):
         t = torch.tensor(t, device=PartialState().device)
         torch.distributed.broadcast(t, rank)
         return t.tolist()
-    def get_idxs(self):
+    def get_idxs(self)->list:
         self.taken = super().get_idxs()
         return self.taken
     def __len__(self):
@@ -52,8 +54,8 @@ class SharedDL(DistributedDL):
 # %% ../nbs/05e_distributed.ipynb #e408cc95
 @contextmanager
 def across_processes(
-    learn, # fastai `Learner`, made alike in every process
-):
+    learn:Learner, # fastai `Learner`, made alike in every process
+)->Iterator[Learner]:
     "Let `learn.fit` train in all processes as one; batch normalisation takes its statistics over all of them on GPUs, over each share on processors"
     whole = learn.dls.loaders
     learn.dls.loaders = [SharedDL(o, device=o.device) for o in whole]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, torch
+from fastai.learner import Learner
+from matplotlib.axes import Axes
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 from .calibration import Calibrated, Calibration, choose_threshold, find_calibration
@@ -100,7 +102,7 @@ def report_of(
     band:tuple=None, # `p_fake` from the first to below the second is unsure
     note:str='', # What to know before quoting these numbers
     resamples:int=1000, # Of the bootstrap; 0 leaves its intervals out
-    **kwargs, # Passed to `Report`: `unreadable`
+    **kwargs:object, # Passed to `Report`: `unreadable`
 )->Report: # Measures with their intervals
     "The report of a table of predictions"
     _check(predictions, threshold)
@@ -200,12 +202,12 @@ Report.to_json, Report.from_json = _to_json, staticmethod(_from_json)
 
 # %% ../nbs/06_evaluate.ipynb #383dff79
 def plot_counts(
-    counts, # Array (k, k): rows are actual labels, columns predicted ones
+    counts:np.ndarray|list, # Array (k, k): rows are actual labels, columns predicted ones
     vocab:list=LABELS, # Names of rows and columns
     normalize:bool=False, # Show shares of each row instead of counts
     title:str='Confusion matrix', # Title
-    ax=None, # Axes to draw on; None makes a figure
-): # The axes
+    ax:Axes|None=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Draw a confusion matrix"
     counts = np.asarray(counts, dtype=float)
     shares = counts/np.maximum(counts.sum(1, keepdims=True), 1)
@@ -231,9 +233,9 @@ def plot_reliability(
     fake:np.ndarray, # (n,) True for FAKE
     p_fake:np.ndarray, # (n,) probabilities of FAKE, in [0, 1]
     bins:int=15, # Equal bins of `p_fake`
-    ax=None, # Axes to draw on; None makes a figure
-    **kwargs, # Passed to matplotlib's `plot`
-): # The axes
+    ax:Axes|None=None, # Axes to draw on; None makes a figure
+    **kwargs:object, # Passed to matplotlib's `plot`
+)->Axes: # The axes
     "Share of FAKE against the mean `p_fake` of each bin that holds images"
     if ax is None: _, ax = plt.subplots(figsize=(3,3), layout='constrained')
     place = np.minimum((np.asarray(p_fake)*bins).astype(int), bins-1)
@@ -344,14 +346,14 @@ def _targets(detector, path, split):
 DEMO_NOTE = 'This is the demo set: these scores say nothing about CIFAKE.'
 
 def calibration_of(
-    detector, # fastai `Learner`, or anything with an attribute `calibration`
+    detector:object, # fastai `Learner`, or anything with an attribute `calibration`
 )->Calibration: # As it is without one: temperature 1, threshold 0.5, never unsure
     "The calibration that `detector` carries"
     return getattr(getattr(detector, 'calibrated', detector), 'calibration', None) or Calibration()
 
 def evaluate(
-    detector, # fastai `Learner`, `Detector`, or a function from a list of files to an array of `p_fake` (n,), or of probabilities of FAKE and REAL (n, 2)
-    path=None, # Folder or zip of the dataset; None uses the learner's own
+    detector:object, # fastai `Learner`, `Detector`, or a function from a list of files to an array of `p_fake` (n,), or of probabilities of FAKE and REAL (n, 2)
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the learner's own
     split:str='test', # `test`, or `valid` for the learner's validation part
     threshold:float=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     resamples:int=1000, # Of the bootstrap; 0 leaves its intervals out
@@ -372,7 +374,7 @@ def evaluate(
 _all_ = ['choose_threshold'] # found here as well as where it is made
 
 def calibrate(
-    learn, # fastai `Learner` with validation images; changed in place
+    learn:Learner, # fastai `Learner` with validation images; changed in place
     criterion:str=None, # By what the threshold is chosen: `accuracy`, `equal_errors`, `youden` or `false_positives`; None keeps 0.5 unless errors are lopsided there
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE
     error:float=None, # Share of wrong verdicts that may be let through, in (0, 1); the rest is unsure. None: never unsure

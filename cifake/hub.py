@@ -73,9 +73,9 @@ def _card_of(source):
     return box_card(source) if isinstance(source, str) and source in list_detectors() and not Path(source).is_file() else read_card(source)[0]
 
 def model_card(
-    source, # File that `save_detector` wrote, name in `list_detectors`, or a card
+    source:str|Path|dict, # File that `save_detector` wrote, name in `list_detectors`, or a card
     repo_id:str=None, # Where it will stand on the Hub; None leaves out how to fetch it from there
-): # `huggingface_hub.ModelCard`: its text, and its metadata in `data`
+)->object: # `huggingface_hub.ModelCard`: its text, and its metadata in `data`
     "The page of a detector on the Hub, from what its card says; the sections are those of Mitchell et al. 2019, https://arxiv.org/abs/1810.03993"
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
     card = _card_of(source)
@@ -111,7 +111,7 @@ def _plainly(work, repo_id):
 
 # %% ../nbs/13b_hub.ipynb #d6fb47fc
 def push_to_hub(
-    source, # File that `save_detector` wrote, or a name in `list_detectors`
+    source:str|Path, # File that `save_detector` wrote, or a name in `list_detectors`
     repo_id:str, # `USER/NAME` on the Hub; it is made where it is missing
     private:bool=False, # Whether it is made private; one that is there stays as it is
     message:str='A detector of cifake', # Of the commit
@@ -132,7 +132,7 @@ def file_from_hub(
     filename:str=NAME, # Of the file there
     revision:str=None, # Branch, tag or commit; a commit makes sure that it is the same tomorrow
     token:str=None, # For private ones
-    cache_dir=None, # Where it is kept; None takes huggingface_hub's cache
+    cache_dir:str|Path|None=None, # Where it is kept; None takes huggingface_hub's cache
     endpoint:str=None, # Address of the Hub; None takes huggingface_hub's
     local_files_only:bool=False, # Do not look on the Hub, only in the cache
 )->Path: # The file

@@ -10,6 +10,7 @@ __all__ = ['cifake_learner', 'find_lr', 'train_learner', 'network_of', 'load_run
 
 # %% ../nbs/07_learner.ipynb #4cc41333
 import hashlib, json, platform, shutil, tempfile
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -20,6 +21,7 @@ import fastai, numpy as np, timm, torch, torchvision
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import valley
 from fastai.callback.training import BnFreeze
+from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -38,7 +40,7 @@ from .demo import demo_cifake
 from .evaluate import DEMO_NOTE, Report, calibrate, evaluate
 from .loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
 from .models import FoldObjects, OneSigmoid, create_model, dense_head, load_weights, model_source, read_weights
-from .recipes import fit_to, get_recipe, recipe_from_json
+from .recipes import Recipe, fit_to, get_recipe, recipe_from_json
 from .runs import HistoryKeeper, RunKeeper, _write, _write_figure, alone, history, locked, new_run, plot_history
 from .training import (ComputeCounter, CPUBFloat16, EpochSeed, FlipAverage, MultiScale, ObjectTargets, SomeCutMix, TrainOnWindows, WeightAverage,
     WhitenFirst, adam_arguments, choose_precision, device_callbacks, last_layers, muon_arguments)
@@ -119,10 +121,10 @@ def _split_learner(dls, arch, source, pretrained, weights_path, n_out, head, hid
 
 # %% ../nbs/07_learner.ipynb #9c30face
 def cifake_learner(
-    dls, # Loaders of `cifake_dls`
+    dls:DataLoaders, # Loaders of `cifake_dls`
     arch:str='cifakenet', # Name of a network, as in `list_models`
     pretrained:bool=False, # Start from ImageNet weights: from `weights_path`, or else downloaded
-    weights_path=None, # Local file with those weights, in safetensors or PyTorch format; implies `pretrained`
+    weights_path:str|Path|None=None, # Local file with those weights, in safetensors or PyTorch format; implies `pretrained`
     label_smoothing:float=0., # Share of the target spread over both labels, in [0, 1)
     objects:bool=False, # Train on pairs of label and object, where the objects of all training images are known
     sigmoid:bool=False, # End in one output with a sigmoid in place of two with a softmax; `p_fake` means the same
@@ -131,11 +133,11 @@ def cifake_learner(
     dropout:float=0.3, # Share of those units that is dropped in training, in [0, 1)
     model_args:dict=None, # Arguments of the network's constructor, where it is one of ours or has its own head
     precision:str='auto', # Of the forward pass on a processor: `auto`, `float32` or `bfloat16`
-    metrics=accuracy, # fastai metrics of the validation part
+    metrics:Callable|list|None=accuracy, # fastai metrics of the validation part
     normalize:bool=True, # Add the network's normalisation to `dls`; False leaves them as they are
-    cbs=None, # Further callbacks
-    path='.', # Folder for fastai's own files, such as those of `lr_find`
-    **kwargs, # Passed to fastai's `Learner`: `wd`, `opt_func`, `splitter`, ...
+    cbs:list|None=None, # Further callbacks
+    path:str|Path='.', # Folder for fastai's own files, such as those of `lr_find`
+    **kwargs:object, # Passed to fastai's `Learner`: `wd`, `opt_func`, `splitter`, ...
 )->Learner: # With the callback `HistoryKeeper`; the body is frozen where `pretrained`
     "A fastai `Learner` for the network `arch` on `dls`; `ConnectionError` where weights cannot be downloaded"
     source, pretrained = model_source(arch), pretrained or weights_path is not None
@@ -159,7 +161,7 @@ def cifake_learner(
 def find_lr(
     learn:Learner, # Its weights are the same afterwards
     plot:bool=True, # Draw the loss against the rate
-    **kwargs, # Passed to fastai's `lr_find`: `start_lr`, `end_lr`, `num_it`, ...
+    **kwargs:object, # Passed to fastai's `lr_find`: `start_lr`, `end_lr`, `num_it`, ...
 )->float: # Suggested peak rate
     "Suggest a learning rate by fastai's `lr_find`, in its longest valley"
     path = learn.path
@@ -306,19 +308,19 @@ def _file_digest(file):
 
 # %% ../nbs/07_learner.ipynb #fae89ad6
 def train_learner(
-    path=None, # Folder or zip of the dataset; None looks in the usual places, and never takes the demo set
-    recipe='quick', # Name in `RECIPES`, or a `Recipe`
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places, and never takes the demo set
+    recipe:str|Recipe='quick', # Name in `RECIPES`, or a `Recipe`
     epochs:int=None, # Passes over the training part; None takes the recipe's
-    out=None, # Folder for the run; None makes `runs/NAME-TIME`
+    out:str|Path|None=None, # Folder for the run; None makes `runs/NAME-TIME`
     seed:int=42, # Seed of the validation split, the first weights, the order of batches and their augmentation
-    subset=None, # Share (float) or number (int) of training images; None uses all
-    extra=None, # Folder, or several, with further pictures to train on, in `FAKE` and `REAL` or one of them; their objects count as unknown
-    weights_path=None, # Local file with ImageNet weights, for recipes that start from them
+    subset:float|int|None=None, # Share (float) or number (int) of training images; None uses all
+    extra:str|Path|Iterable[str|Path]|None=None, # Folder, or several, with further pictures to train on, in `FAKE` and `REAL` or one of them; their objects count as unknown
+    weights_path:str|Path|None=None, # Local file with ImageNet weights, for recipes that start from them
     precision:str='auto', # Of the forward pass and of Muon's iteration: `float32`, `bfloat16`, or `auto` for what suits the device; kept in `recipe.json`
     num_workers:int=None, # Processes that read images, where they do not come from memory; None leaves it to fastai
     verbose:bool=True, # Show losses of each epoch and, at the end, the validation report
-    cbs=None, # Further fastai callbacks
-    **overrides, # Fields of the recipe to change, such as `lr=0.005`
+    cbs:list|None=None, # Further fastai callbacks
+    **overrides:object, # Fields of the recipe to change, such as `lr=0.005`
 )->Learner: # With the best weights, `learn.report` (on validation) and `learn.run_folder`
     "Train a detector: loaders, rate, schedule, best weights, validation report, and a folder that holds it all"
     chosen = get_recipe(recipe, **overrides)
@@ -370,9 +372,9 @@ def network_of(
 
 # %% ../nbs/07_learner.ipynb #db756d87
 def load_run(
-    folder, # Folder that `train_learner` left, finished or interrupted
-    path=None, # Folder or zip of the dataset; None uses the one it was trained on
-    cbs=None, # Further fastai callbacks
+    folder:str|Path, # Folder that `train_learner` left, finished or interrupted
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the one it was trained on
+    cbs:list|None=None, # Further fastai callbacks
     data:bool=True, # Make loaders; without them the learner predicts, and `evaluate(learn, path)` measures it, but there is no validation part
     precision:str=None, # Of the forward pass, as in `train_learner`; None takes float32 for a run in float32, and `auto` for others
 )->Learner: # With the run's best weights and the same validation part
@@ -408,10 +410,10 @@ def demo_run(
 
 # %% ../nbs/07_learner.ipynb #da36867d
 def resume_run(
-    folder, # Folder of a run that was interrupted or killed
-    path=None, # Folder or zip of the dataset; None uses the one it was trained on
+    folder:str|Path, # Folder of a run that was interrupted or killed
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the one it was trained on
     verbose:bool=True, # Show losses of each epoch and, at the end, the validation report
-    cbs=None, # Further fastai callbacks
+    cbs:list|None=None, # Further fastai callbacks
 )->Learner: # As `train_learner` gives it; a finished run is only opened
     "Go on with a run from its last finished epoch; recipe, seed and images are those it began with"
     folder = Path(folder).expanduser()
@@ -445,7 +447,7 @@ def _resume(folder, path, verbose, cbs):
 # %% ../nbs/07_learner.ipynb #de8fc0d9
 def load_pretrained(
     name:str='robust', # Name of a network in the box
-    path=None, # Folder or zip of a dataset to make loaders of; None needs no dataset
+    path:str|Path|None=None, # Folder or zip of a dataset to make loaders of; None needs no dataset
     precision:str='auto', # Of the forward pass, as in `train_learner`
 )->Learner: # Ready for `predict`, `get_preds` and `evaluate`; `learn.card` says what it is
     "A network trained on CIFAKE that comes with the package; `ValueError` for a name that there is not"

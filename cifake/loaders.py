@@ -10,6 +10,7 @@ __all__ = ['CIFAKE_STATS', 'Item', 'as_items', 'training_items', 'extra_items', 
 
 # %% ../nbs/02_loaders.ipynb #6c17a0a8
 import hashlib, os, tempfile, time, warnings
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -58,12 +59,12 @@ def _subset(table, subset, seed):
     return table[(table.split != 'train') | table.index.isin(keep)]
 
 def training_items(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of `subset`
-    subset=None, # Share (float, up to 1.0) or number (int) of training images to use; None uses all
-    valid=None, # Digests of the validation images, instead of a draw: those of an earlier run
-    extra=None, # Folder, or several, with further pictures to train on, as `extra_items` takes them
+    subset:float|int|None=None, # Share (float, up to 1.0) or number (int) of training images to use; None uses all
+    valid:Iterable[str]|None=None, # Digests of the validation images, instead of a draw: those of an earlier run
+    extra:str|Path|Iterable[str|Path]|None=None, # Folder, or several, with further pictures to train on, as `extra_items` takes them
 )->list: # `Item`s of the splits `train` and `valid`
     "What a network may see: the items of `train/`, split in two, and `extra` ones to train on"
     root = find_cifake(path)
@@ -83,7 +84,7 @@ def training_items(
 
 # %% ../nbs/02_loaders.ipynb #ba9b1dde
 def extra_items(
-    folders, # Folder, or several, each with `FAKE` and `REAL`, or one of them
+    folders:str|Path|Iterable[str|Path], # Folder, or several, each with `FAKE` and `REAL`, or one of them
 )->list: # `Item`s of the split `train`, their objects unknown
     "Pictures from elsewhere, to train on"
     found = [o for folder in ([folders] if isinstance(folders, (str, Path)) else folders) for o in labelled_files(folder)]
@@ -96,7 +97,7 @@ def extra_items(
 # %% ../nbs/02_loaders.ipynb #a6bd8226
 class ResizeOthers(Resize):
     "fastai's `Resize`, but an image that has the size already stays as it is, and others are cut in the middle"
-    def before_call(self, b, split_idx): self.pcts = (0.5, 0.5)
+    def before_call(self, b:object, split_idx:int|None)->None: self.pcts = (0.5, 0.5)
     def __call__(self, b, split_idx=None, **kwargs):
         return b if getattr(b, 'size', None) == self.size[::-1] else super().__call__(b, split_idx, **kwargs)
 
@@ -110,8 +111,8 @@ def cifake_block(
     size:int=None, # Side of the square given to the network, in pixels; None leaves images as they are
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split
-    subset=None, # Share (float) or number (int) of training images; None uses all
-    batch_tfms=None, # fastai transforms for batches
+    subset:float|int|None=None, # Share (float) or number (int) of training images; None uses all
+    batch_tfms:list|None=None, # fastai transforms for batches
 )->DataBlock: # Its source is a dataset's folder, zip, or a list of `Item`
     "A fastai `DataBlock` that reads a dataset in the CIFAKE layout"
     choose = partial(training_items, valid_pct=valid_pct, seed=seed, subset=subset)
@@ -127,23 +128,23 @@ CIFAKE_STATS = (0.4719, 0.4628, 0.4177), (0.2375, 0.2374, 0.2659) # mean and dev
 class ItemDL(TfmdDL):
     "A `TfmdDL` that keeps, in `taken`, the positions of its items in the order of its last pass"
     taken = None
-    def get_idxs(self):
+    def get_idxs(self)->list:
         self.taken = super().get_idxs()
         return self.taken
 
 # %% ../nbs/02_loaders.ipynb #198cbbc6
 def cifake_dls(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
     size:int=32, # Side of the square given to the network, in pixels
     bs:int=128, # Images in a batch; smaller where there are fewer training images
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of `subset`
-    subset=None, # Share (float, up to 1.0) or number (int) of training images; None uses all
-    valid=None, # Digests of the validation images, instead of a draw: those of an earlier run
-    extra=None, # Folder, or several, with further pictures to train on, as `extra_items` takes them; cut to a square and resized where they differ from `size`
-    batch_tfms=None, # fastai transforms for batches, before normalisation
+    subset:float|int|None=None, # Share (float, up to 1.0) or number (int) of training images; None uses all
+    valid:Iterable[str]|None=None, # Digests of the validation images, instead of a draw: those of an earlier run
+    extra:str|Path|Iterable[str|Path]|None=None, # Folder, or several, with further pictures to train on, as `extra_items` takes them; cut to a square and resized where they differ from `size`
+    batch_tfms:list|None=None, # fastai transforms for batches, before normalisation
     stats:tuple=CIFAKE_STATS, # Mean and standard deviation of each channel, for pixels in [0, 1]; None adds no normalisation
-    **kwargs, # Passed to `DataBlock.dataloaders`: `num_workers`, `device`, `val_bs`, ...
+    **kwargs:object, # Passed to `DataBlock.dataloaders`: `num_workers`, `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, size, size) and labels (bs,), 0 for FAKE and 1 for REAL
     "Training and validation loaders for the dataset at `path`; the test stays sealed"
     root = find_cifake(path)
@@ -159,8 +160,8 @@ def cifake_dls(
 # %% ../nbs/02_loaders.ipynb #8d02e7e1
 def test_dl(
     dls:DataLoaders, # Loaders whose validation transforms are applied
-    path=None, # Folder or zip of the dataset; None uses the one that `dls` was made from
-    **kwargs, # Passed to fastai's `DataLoaders.test_dl`: `bs`, `num_workers`, ...
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the one that `dls` was made from
+    **kwargs:object, # Passed to fastai's `DataLoaders.test_dl`: `bs`, `num_workers`, ...
 )->TfmdDL: # Loader of images and labels, in the order of `read_items`
     "A loader for the sealed test of the dataset at `path`"
     root = find_cifake(dls.path if path is None else path)
@@ -257,8 +258,9 @@ class MemoryDL(ItemDL):
         labelled = self.rows is not None and len(dataset.tls) > 1
         vocab = list(dataset.vocab) if labelled else []
         self.labels = torch.tensor([vocab.index(o.label) for o in dataset.items]) if labelled else None
-    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'store':self.store, **kwargs})
-    def create_batches(self, samps):
+    def new(self, dataset:object=None, cls:type|None=None, **kwargs:object)->TfmdDL:
+        return super().new(dataset, cls, **{'store':self.store, **kwargs})
+    def create_batches(self, samps:Iterable[int])->Iterator[object]:
         if self.rows is None: yield from super().create_batches(samps)
         else: yield from map(self._take, self.chunkify(samps))
     def _take(self, positions):
@@ -282,17 +284,17 @@ def image_stats(
 
 # %% ../nbs/02_loaders.ipynb #88249e1d
 def memory_dls(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
     size:int=None, # Side of the square that images are resized to, in pixels; None takes them as they are, all of one size
     bs:int=128, # Images in a batch; smaller where there are fewer training images
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of `subset`
-    subset=None, # Share (float, up to 1.0) or number (int) of training images to use; None uses all
-    valid=None, # Digests of the validation images, instead of a draw: those of an earlier run
-    extra=None, # Folder, or several, with further pictures to train on, as `extra_items` takes them; cut to a square and resized where they differ
-    batch_tfms=None, # fastai transforms for batches, before normalisation
-    stats='train', # Mean and deviation of each channel, for pixels in [0, 1]; `train` measures them; None adds no normalisation
-    **kwargs, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
+    subset:float|int|None=None, # Share (float, up to 1.0) or number (int) of training images to use; None uses all
+    valid:Iterable[str]|None=None, # Digests of the validation images, instead of a draw: those of an earlier run
+    extra:str|Path|Iterable[str|Path]|None=None, # Folder, or several, with further pictures to train on, as `extra_items` takes them; cut to a square and resized where they differ
+    batch_tfms:list|None=None, # fastai transforms for batches, before normalisation
+    stats:tuple|str|None='train', # Mean and deviation of each channel, for pixels in [0, 1]; `train` measures them; None adds no normalisation
+    **kwargs:object, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, side, side) and labels (bs,), 0 for FAKE and 1 for REAL
     "The loaders of `cifake_dls` with all images decoded once and kept in memory"
     root = find_cifake(path)

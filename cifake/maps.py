@@ -9,10 +9,12 @@ __all__ = ['CAM_METHODS', 'looking_at', 'map_layers', 'default_layer', 'cam_maps
 
 # %% ../nbs/08a_maps.ipynb #94ea7572
 import re, warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, torch
+from fastai.learner import Learner
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from timm.models.vision_transformer import VisionTransformer
@@ -26,8 +28,8 @@ from .spectrum import as_list, as_picture
 # %% ../nbs/08a_maps.ipynb #a6a20fde
 @contextmanager
 def looking_at(
-    learn, # fastai `Learner`
-): # Context that gives the network
+    learn:Learner, # fastai `Learner`
+)->Iterator[nn.Module]: # Context that gives the network
     "The learner's network, ready for maps; as it was before, afterwards"
     modules, params = list(learn.model.modules()), list(learn.model.parameters())
     kept = [(o, {k: getattr(o, k) for k in ('training', 'inplace', 'fused_attn') if k in vars(o)}) for o in modules]
@@ -125,8 +127,8 @@ def _hooks(pairs):
 
 # %% ../nbs/08a_maps.ipynb #32b32c0f
 def map_layers(
-    learn, # fastai `Learner`
-    size=None, # Side of the images, or their height and width, in pixels; None takes the learner's validation images
+    learn:Learner, # fastai `Learner`
+    size:int|tuple|None=None, # Side of the images, or their height and width, in pixels; None takes the learner's validation images
 )->pd.DataFrame: # `layer`, `kind`, `channels`, `height` and `width` in positions, `block` (has parts), in the order in which the network runs them
     "Layers of the learner's network at which a map can be made"
     rows = []
@@ -143,8 +145,8 @@ def map_layers(
 
 # %% ../nbs/08a_maps.ipynb #b2d4dfb5
 def default_layer(
-    learn, # fastai `Learner`
-    size=None, # Side of the images, or their height and width, in pixels; None takes the learner's validation images
+    learn:Learner, # fastai `Learner`
+    size:int|tuple|None=None, # Side of the images, or their height and width, in pixels; None takes the learner's validation images
     least:int=8, # Fewest rows and columns; where no layer has as many, the last of those with most is taken
 )->str: # Name of a layer
     "The layer at which `cam_maps` looks unless told otherwise; `ValueError` where there is none"
@@ -185,11 +187,11 @@ def _told(maps, layer, reached):
 
 # %% ../nbs/08a_maps.ipynb #ea1d992b
 def cam_maps(
-    learn, # fastai `Learner` with a convolutional network or a vision transformer of timm
-    items, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, or a loader
+    learn:Learner, # fastai `Learner` with a convolutional network or a vision transformer of timm
+    items:object, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, or a loader
     method:str='gradcam', # `gradcam`, `gradcam++`, `hirescam`, `layercam` or `eigencam`
     layer:str=None, # Name of a layer, as in `map_layers`; None takes `default_layer`
-    label=None, # Label whose lead is explained, one for all or one for each image; None takes the likelier one of each
+    label:str|Iterable[str]|None=None, # Label whose lead is explained, one for all or one for each image; None takes the likelier one of each
     bs:int=128, # Images in a batch
 )->np.ndarray: # (n, height, width) of what the network is given, each map in [0, 1]: 0 its least, 1 its greatest; a map without any evidence is 0
     "Class activation maps; `ValueError` for a method, label or layer that there is not, or that no gradient reaches"
@@ -210,12 +212,12 @@ def cam_maps(
 
 # %% ../nbs/08a_maps.ipynb #b101695f
 def plot_maps(
-    items, # The images, as given to `cam_maps`
-    maps, # Array (n, height, width), or a dictionary of such arrays by name, one row each; images are brought to their size
+    items:object, # The images, as given to `cam_maps`
+    maps:np.ndarray|dict, # Array (n, height, width), or a dictionary of such arrays by name, one row each; images are brought to their size
     titles:list=None, # A title for each image
     alpha:float=0.55, # Share of the map in the mixture with the image, in [0, 1]; 1 shows the map alone
-    axs=None, # Array of axes (1 + number of maps, n); None makes a figure
-): # Array of axes
+    axs:np.ndarray|None=None, # Array of axes (1 + number of maps, n); None makes a figure
+)->np.ndarray: # Array of axes
     "Images in the first row, each kind of map laid over them below"
     items, maps = as_list(items), maps if isinstance(maps, dict) else {'':maps}
     for name,o in maps.items():
@@ -265,10 +267,10 @@ def _on_grid(flow, vit, size):
 
 # %% ../nbs/08a_maps.ipynb #b5a3653d
 def attention_maps(
-    learn, # fastai `Learner` with a vision transformer of timm
-    items, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, or a loader
+    learn:Learner, # fastai `Learner` with a vision transformer of timm
+    items:object, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, or a loader
     method:str='rollout', # `rollout`, `last` or `gradient_rollout`
-    label=None, # Label whose lead is explained by `gradient_rollout`, one for all or one for each image; None takes the likelier one of each
+    label:str|Iterable[str]|None=None, # Label whose lead is explained by `gradient_rollout`, one for all or one for each image; None takes the likelier one of each
     bs:int=128, # Images in a batch
 )->np.ndarray: # (n, height, width) of what the network is given, in [0, 1]: 0 for the patch with least attention, 1 for that with most, smoothed by enlarging
     "Maps of attention from the class token to patches; `ValueError` for another method or network"

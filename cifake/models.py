@@ -70,7 +70,7 @@ def model_source(
 
 # %% ../nbs/04_models.ipynb #ce4e6afb
 def read_weights(
-    path, # File in safetensors (`.safetensors`) or PyTorch format
+    path:str|Path, # File in safetensors (`.safetensors`) or PyTorch format
 )->dict: # Tensors by name
     "The tensors in a weights file; no code in it is run"
     path = Path(path).expanduser()
@@ -94,7 +94,7 @@ def _in_order(state, own, is_head):
 
 def load_weights(
     model:nn.Module, # Network to fill, changed in place
-    path, # File in safetensors or PyTorch format
+    path:str|Path, # File in safetensors or PyTorch format
     head:str='', # Prefix of the last layer, which may differ in shape or be absent
 )->list: # Names of the last layer's entries that kept their random values
     "Fill `model` from the weights file at `path`"
@@ -117,11 +117,11 @@ _HEADS = 'head fc classifier last_linear'.split()
 def create_model(
     name:str, # Name from `list_models`
     pretrained:bool=False, # Load ImageNet weights: from `weights_path`, or else downloaded
-    weights_path=None, # Local weights file, in safetensors or PyTorch format; implies `pretrained`
+    weights_path:str|Path|None=None, # Local weights file, in safetensors or PyTorch format; implies `pretrained`
     n_out:int=2, # Outputs: one for each label
     objects:int=1, # Objects that are told apart for each label in training
     sigmoid:bool=False, # End in one sigmoid output for two labels, as `OneSigmoid` has it
-    **kwargs, # Passed to the network's own constructor
+    **kwargs:object, # Passed to the network's own constructor
 )->nn.Module: # Takes (n, 3, h, w) images and gives (n, n_out) logits, in training (n, n_out*objects); with `sigmoid` (n, 2)
     "Build the network `name`, with its whole head, as its library defines it"
     source = model_source(name)

@@ -9,6 +9,7 @@ __all__ = ['register_model', 'WhitenedConv', 'side_by_side', 'Conv3x3', 'ConvLay
            'BirdLotfiCNN', 'MLP', 'OneSigmoid', 'fold_objects', 'FoldObjects', 'build_network']
 
 # %% ../nbs/03b_networks.ipynb #910aec97
+from collections.abc import Callable
 from inspect import signature
 from math import gcd
 import torch
@@ -20,8 +21,8 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 _REGISTRY = {}
 
 def register_model(
-    build, # Function or class that takes `n_out` and returns a network of (n, 3, h, w) images
-):
+    build:Callable, # Function or class that takes `n_out` and returns a network of (n, 3, h, w) images
+)->Callable:
     "Decorator that lets `create_model` build `build` under its own name in lower case"
     _REGISTRY[build.__name__.lower()] = build
     return build
@@ -35,12 +36,13 @@ class WhitenedConv(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(n_out, 27), a=5**0.5))
         self.register_buffer('whiten', torch.eye(27))
-    def forward(self, x): return conv2d(x, (self.weight @ self.whiten).view(-1, 3, 3, 3), padding=1)
+    def forward(self, x:torch.Tensor)->torch.Tensor:
+        return conv2d(x, (self.weight @ self.whiten).view(-1, 3, 3, 3), padding=1)
     @torch.no_grad()
     def fit(self,
         images:torch.Tensor, # Normalised images (n, 3, h, w); some hundreds at 32 px, of which a quarter of a million patches are used
         floor:float=5e-4, # Added to each variance, so that the noise of rounding is not made loud
-    ):
+    )->None:
         "Take the directions and their variances from the patches of `images`"
         some = images[:max(1, 2**18//images[0,0].numel())].cpu() # not every device has float64
         patches = unfold(some, 3).transpose(1, 2).flatten(0, 1).double()
@@ -77,7 +79,7 @@ class Conv3x3(nn.Conv2d):
         n_out:int, # Channels that go out
     ):
         super().__init__(n_in, n_out, 3, padding=1, bias=False)
-    def forward(self, x):
+    def forward(self, x:torch.Tensor)->torch.Tensor:
         if not (self.training and x.shape[-1] <= 8 and x.device.type == 'cpu' and torch.is_autocast_enabled('cpu')): return super().forward(x)
         dtype = torch.get_autocast_dtype('cpu')
         return _RowConv.apply(x.to(dtype), self.weight.to(dtype))
@@ -103,7 +105,7 @@ class Stage(nn.Module):
         super().__init__()
         self.down = ConvLayer(n_in, n_out, pool)
         self.refine = nn.Sequential(ConvLayer(n_out, n_out), ConvLayer(n_out, n_out))
-    def forward(self, x):
+    def forward(self, x:torch.Tensor)->torch.Tensor:
         x = self.down(x)
         return x + self.refine(x)
 
@@ -121,7 +123,7 @@ class CifakeNet(nn.Module):
         self.stem = nn.Sequential(WhitenedConv(stem), nn.MaxPool2d(2), nn.BatchNorm2d(stem), nn.SiLU(inplace=True))
         self.stages = nn.Sequential(*[Stage(a, b, pool=i<len(widths)) for i,(a,b) in enumerate(zip((stem,*widths), widths), 1)])
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop), nn.Linear(widths[-1], n_out))
-    def forward(self, x): return self.head(self.stages(self.stem(x)))
+    def forward(self, x:torch.Tensor)->torch.Tensor: return self.head(self.stages(self.stem(x)))
 
 # %% ../nbs/03b_networks.ipynb #05f7ebf9
 @register_model
@@ -173,7 +175,7 @@ class MLP(nn.Sequential):
 class OneSigmoid(nn.Module):
     "Last layer of a network with one output, the logit of REAL: gives logits (n, 2) of FAKE and REAL with the same probabilities"
     def __init__(self): super().__init__() # without it, documentation shows the arguments of every module
-    def forward(self, x): return torch.cat([torch.zeros_like(x), x], -1)
+    def forward(self, x:torch.Tensor)->torch.Tensor: return torch.cat([torch.zeros_like(x), x], -1)
 
 # %% ../nbs/03b_networks.ipynb #e81ab71e
 def fold_objects(
@@ -190,8 +192,8 @@ class FoldObjects(nn.Module):
     ):
         super().__init__()
         self.n_labels = n_labels
-    def forward(self, x): return x if self.training else fold_objects(x, self.n_labels)
-    def extra_repr(self): return f'n_labels={self.n_labels}'
+    def forward(self, x:torch.Tensor)->torch.Tensor: return x if self.training else fold_objects(x, self.n_labels)
+    def extra_repr(self)->str: return f'n_labels={self.n_labels}'
 
 # %% ../nbs/03b_networks.ipynb #46b90336
 def build_network(
@@ -199,7 +201,7 @@ def build_network(
     n_out:int=2, # Outputs: one for each label
     objects:int=1, # Objects that are told apart for each label in training
     sigmoid:bool=False, # End in one sigmoid output for two labels, as `OneSigmoid` has it
-    **kwargs, # Passed to the network's own constructor
+    **kwargs:object, # Passed to the network's own constructor
 )->nn.Module: # As `create_model` gives it
     "Build one of our networks; `ValueError` for an argument that it does not have"
     if sigmoid and (n_out, objects) != (2, 1): raise ValueError(f'One sigmoid output tells two labels apart, not {n_out*objects} targets: leave `sigmoid` off.')

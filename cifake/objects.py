@@ -12,8 +12,10 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 import numpy as np, pandas as pd
 from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
@@ -26,7 +28,7 @@ from .learner import _card, _fit, _learner_of
 from .loaders import CIFAKE_STATS, ImageStore, MemoryDL, _file, _label, _split, as_items, training_items
 from .metrics import wilson
 from .models import load_weights
-from .recipes import fit_to, get_recipe
+from .recipes import Recipe, fit_to, get_recipe
 from .runs import RunKeeper, new_run, refuse_several
 from .training import choose_precision
 
@@ -48,7 +50,7 @@ def _share(items, share, seed):
 
 # %% ../nbs/12_objects.ipynb #2a90a3af
 def object_dls(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
     source:str='both', # Whose images: `FAKE`, `REAL` or `both`
     real:float=1., # Share of the REAL training images, in [0, 1]
     fake:float=1., # Share of the FAKE training images, in [0, 1]
@@ -57,10 +59,10 @@ def object_dls(
     bs:int=128, # Images in a batch; smaller where there are fewer training images
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of the shares
-    batch_tfms=None, # fastai transforms for batches, before normalisation
+    batch_tfms:list|None=None, # fastai transforms for batches, before normalisation
     stats:tuple=CIFAKE_STATS, # Mean and deviation of each channel, for pixels in [0, 1]; None adds no normalisation
-    **kwargs, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
-): # fastai `DataLoaders`: batches of images (bs, 3, side, side) and objects (bs,), in the order of `OBJECTS`
+    **kwargs:object, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
+)->DataLoaders: # fastai `DataLoaders`: batches of images (bs, 3, side, side) and objects (bs,), in the order of `OBJECTS`
     "Loaders of the ten objects, from memory; the test stays sealed. `ValueError` where a share leaves no image, or an object is not known"
     _check_source(source)
     _check_source(valid_source or source, 'valid_source')
@@ -82,19 +84,19 @@ def object_dls(
 
 # %% ../nbs/12_objects.ipynb #12f24499
 def train_objects(
-    path=None, # Folder or zip of the dataset; None looks in the usual places
-    recipe='lenet', # Name in `RECIPES`, or a `Recipe`
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
+    recipe:str|Recipe='lenet', # Name in `RECIPES`, or a `Recipe`
     source:str='REAL', # Whose images: `FAKE`, `REAL` or `both`
     real:float=1., # Share of the REAL training images, in [0, 1]
     fake:float=1., # Share of the FAKE training images, in [0, 1]
     valid_source:str=None, # Whose validation images; None takes those of `source`
     steps:int=None, # Optimiser steps, in place of the recipe's epochs: for sets of different size
-    out=None, # Folder for the run; None makes `runs/NAME-TIME`
+    out:str|Path|None=None, # Folder for the run; None makes `runs/NAME-TIME`
     seed:int=42, # Seed of the validation split, the shares, the first weights and the order of batches
-    weights_path=None, # Local file with ImageNet weights, for recipes that start from them
+    weights_path:str|Path|None=None, # Local file with ImageNet weights, for recipes that start from them
     precision:str='auto', # Of the forward pass, as in `train_learner`
     verbose:bool=True, # Show losses of each epoch
-    **overrides, # Fields of the recipe to change, such as `epochs=3`
+    **overrides:object, # Fields of the recipe to change, such as `epochs=3`
 )->Learner: # With the best weights by validation loss, and `learn.run_folder`
     "Train a classifier of the ten objects"
     refuse_several('train_objects')
@@ -121,7 +123,7 @@ def train_objects(
 # %% ../nbs/12_objects.ipynb #057df856
 def transfer_table(
     learners:dict, # Learners of `train_objects` by name, or by (network, source)
-    path=None, # Folder or zip of the dataset; None uses the one the first learner was trained on
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the one the first learner was trained on
     split:str='test', # `test`, or `valid` for the validation part
     seed:int=42, # Of the validation part, as in `train_objects`
 )->pd.DataFrame: # A row for each learner and each source it is tested on: `accuracy`, `low`, `high` (95%), `without_leaks`, F1 `macro` and `weighted`, F1 of each object, `epochs`, `images`

@@ -118,7 +118,7 @@ def _of_array(values, side):
     return _prepared(Image.fromarray(np.ascontiguousarray(values)), '', side)
 
 def read_picture(
-    source, # Path, bytes, PIL image, or array (height, width, 3) of 8-bit values; (height, width) is grey, a fourth channel is opacity
+    source:str|os.PathLike|bytes|Image.Image|np.ndarray, # Path, bytes, PIL image, or array (height, width, 3) of 8-bit values; (height, width) is grey, a fourth channel is opacity
     side:int=32, # Side that is needed in the end, in pixels: what is much larger is reduced while it is read
 )->Picture: # In RGB
     "Read a picture; `ValueError` for what is none, is damaged or too large, `OSError` where a file cannot be opened"
@@ -143,7 +143,7 @@ def check_way(
     filter:str='bicubic', # As in `to_square`
     fit:str='crop', # As in `to_square`
     quality:int=None, # As in `to_square`
-):
+)->None:
     "Refuse a way to the network that there is not, with `ValueError`"
     if not isinstance(size, int) or size < 1: raise ValueError(f'`size` is {size}: give a number of pixels.')
     if filter not in FILTERS: raise ValueError(f'`filter` is {filter!r}: it is one of {", ".join(FILTERS)}.')

@@ -21,9 +21,9 @@ def _needs(*names):
     if missing := [o for o in names if find_spec(o) is None]: raise ImportError(f"{missing[0]} is missing: install the extra with `pip install 'cifake[onnx]'`.")
 
 def whole_network(
-    model, # Network in evaluation mode: normalised images (n, 3, h, w) in, logits (n, 2) out
+    model:object, # Network in evaluation mode: normalised images (n, 3, h, w) in, logits (n, 2) out
     card:dict, # Card of the detector
-): # PyTorch module: 8-bit pixels (n, h, w, 3) in, `p_fake` (n,) out; its `prepared` gives what `model` is given
+)->object: # PyTorch module: 8-bit pixels (n, h, w, 3) in, `p_fake` (n,) out; its `prepared` gives what `model` is given
     "A network with what stands before and behind it: normalisation, the mirror image, the temperature"
     import torch
     class WholeNetwork(torch.nn.Module):
@@ -42,8 +42,8 @@ def whole_network(
 
 # %% ../nbs/13a_portable.ipynb #3dcd2610
 def export_onnx(
-    detector, # `Detector` that runs on PyTorch
-    path, # File to write; the suffix `.onnx` is added where there is none
+    detector:object, # `Detector` that runs on PyTorch
+    path:str|Path, # File to write; the suffix `.onnx` is added where there is none
 )->Path: # The file: takes `pixels`, uint8 (n, size, size, 3), and gives `p_fake`, float32 (n,), for any n
     "Write a detector as ONNX, calibration included; `ImportError` where the extra `onnx` is missing, `ValueError` for a detector that came from such a file"
     _needs('onnx', 'onnxscript')

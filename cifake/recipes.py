@@ -165,8 +165,8 @@ def list_recipes()->list: # Names, the default first
     return list(RECIPES)
 
 def get_recipe(
-    recipe='quick', # A name, or a `Recipe`
-    **overrides, # Fields to change, such as `epochs=3`
+    recipe:str|Recipe='quick', # A name, or a `Recipe`
+    **overrides:object, # Fields to change, such as `epochs=3`
 )->Recipe: # A recipe of its own; the one in `RECIPES` is never changed
     "The recipe of that name, with some fields changed"
     if not isinstance(recipe, Recipe):

@@ -9,11 +9,14 @@ __all__ = ['CORRUPTIONS', 'Corruption', 'corrupt', 'p_fake_of_images', 'robustne
            'read_pictures', 'cross_dataset_table']
 
 # %% ../nbs/10_robustness.ipynb #74990c9d
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, torch
 from fastai.vision.core import TensorImage
+from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 from torchvision.transforms.v2 import functional as vision
 from .calibration import choose_threshold
@@ -92,7 +95,7 @@ class _Batches:
         for some in self.images.split(self.bs): yield self.learn.dls.valid.after_batch((TensorImage(some.permute(0,3,1,2)).to(self.learn.dls.device),))
 
 def p_fake_of_images(
-    detector, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
+    detector:object, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
     images:torch.Tensor, # uint8 (n, h, w, 3)
 )->np.ndarray: # (n,)
     "`p_fake` of pictures that are no files"
@@ -119,10 +122,10 @@ def _row(fake, p, threshold):
         best_threshold=best, **{f'best_{o}': at_best.get(o, [np.nan])[0] for o in ('accuracy', 'recall', 'recall_real')})
 
 def robustness_table(
-    learn, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
-    path=None, # Folder or zip of the dataset; None uses the learner's own
+    learn:object, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
+    path:str|Path|None=None, # Folder or zip of the dataset; None uses the learner's own
     split:str='test', # `test`, or `valid` for the learner's validation part
-    names=None, # Some of `CORRUPTIONS`; None takes all
+    names:list|str|None=None, # Some of `CORRUPTIONS`; None takes all
     threshold:float=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     seed:int=0, # Of what is random
     size:int=None, # Side of the square that pictures of several sizes are brought to first, in pixels; None takes them as they are
@@ -145,10 +148,10 @@ def robustness_table(
 
 # %% ../nbs/10_robustness.ipynb #aa4c0b15
 def plot_robustness(
-    tables, # Table of `robustness_table`, or a name and table of each of several detectors
+    tables:pd.DataFrame|dict, # Table of `robustness_table`, or a name and table of each of several detectors
     measure:str='accuracy', # Column to draw
-    axs=None, # An axis for each corruption; None makes a figure
-): # Array of axes
+    axs:Axes|Sequence[Axes]|np.ndarray|None=None, # An axis for each corruption; None makes a figure
+)->np.ndarray: # Array of axes
     "A panel for each corruption, a line for each detector, from clean to harsh"
     tables = tables if isinstance(tables, dict) else {'': tables}
     names = [o for o in next(iter(tables.values())).corruption.unique() if o != 'none']
@@ -167,7 +170,7 @@ def plot_robustness(
 
 # %% ../nbs/10_robustness.ipynb #05749891
 def to_size(
-    file, # Picture file
+    file:str|Path, # Picture file
     size:int=32, # Side of the square, in pixels
     filter:str='bicubic', # Name in `FILTERS`; unused for pictures that have the size
     fit:str='crop', # `crop` to a square in the middle, or `squeeze` into it
@@ -180,8 +183,8 @@ def to_size(
 
 # %% ../nbs/10_robustness.ipynb #c81e2d30
 def read_pictures(
-    folder, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
-    **kwargs, # Passed to `to_size`
+    folder:str|Path, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
+    **kwargs:object, # Passed to `to_size`
 )->tuple: # Table of `label`, `file`, `format`, `resized`, `error`; and uint8 images (n, size, size, 3) of those without an error
     "The labelled pictures in `folder`, all brought to one size; `ValueError` where there are none"
     check_way(**kwargs)
@@ -212,9 +215,9 @@ def _check_formats(folder, fine, quality):
 
 # %% ../nbs/10_robustness.ipynb #a2e16995
 def cross_dataset_table(
-    detector, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
+    detector:object, # fastai `Learner`, or anything that takes a list of arrays (h, w, 3)
     folders:dict, # Name to a folder with `FAKE` and `REAL`, or with FAKE alone
-    real=None, # Folder whose `REAL` pictures stand beside FAKE where there are none
+    real:str|Path|None=None, # Folder whose `REAL` pictures stand beside FAKE where there are none
     size:int=None, # Side that pictures are brought to, in pixels; None takes the learner's, or 32
     threshold:float=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     filter:str='bicubic', # For pictures of another size: a name in `FILTERS`

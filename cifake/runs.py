@@ -10,6 +10,7 @@ __all__ = ['HistoryKeeper', 'history', 'plot_history', 'FolderBusy', 'FolderTake
 
 # %% ../nbs/05d_runs.ipynb #0468f9bf
 import json, os, time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
@@ -21,6 +22,7 @@ from fastai.torch_core import get_model, maybe_gather, num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.foundation import L
 from filelock import FileLock, Timeout
+from matplotlib.axes import Axes
 from safetensors.torch import save
 
 # %% ../nbs/05d_runs.ipynb #abbbd880
@@ -28,21 +30,22 @@ class HistoryKeeper(Callback):
     "Keep losses, metrics and seconds of every epoch, over all calls of `fit`"
     order,name = 55,'history'
     def __init__(self): self.rows = []
-    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
-    def before_epoch(self): self.start, self.trained, self.losses = time.perf_counter(), False, []
-    def after_batch(self):
+    def before_fit(self)->None:
+        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+    def before_epoch(self)->None: self.start, self.trained, self.losses = time.perf_counter(), False, []
+    def after_batch(self)->None:
         if self.training: self.losses.append(self.loss.detach())
-    def after_train(self): self.trained = True
-    def after_epoch(self):
+    def after_train(self)->None: self.trained = True
+    def after_epoch(self)->None:
         if not self.trained: return # an epoch that a resumed run has behind it
         names = self.recorder.metric_names[1:-1]
         values = dict(zip(names, map(float, self.recorder.values[-1])))
         values['train_loss'] = float(maybe_gather(torch.stack(self.losses).mean())) # over all processes
         self.rows.append({'epoch':len(self.rows), **values, 'seconds':round(time.perf_counter()-self.start, 2)})
-    def after_fit(self): self.run = True
+    def after_fit(self)->None: self.run = True
 
 def history(
-    run, # `Learner` of `cifake_learner`, or the folder of a run
+    run:Learner|str|Path|pd.DataFrame, # `Learner` of `cifake_learner`, or the folder of a run
 )->pd.DataFrame: # `epoch`, `train_loss`, `valid_loss`, a column for each metric, `seconds`
     "Losses and metrics of every epoch of `run`"
     if isinstance(run, pd.DataFrame): return run
@@ -55,11 +58,11 @@ def history(
 
 # %% ../nbs/05d_runs.ipynb #7ef790d9
 def plot_history(
-    *runs, # Learners, run folders or tables of `history`
+    *runs:Learner|str|Path|pd.DataFrame, # Learners, run folders or tables of `history`
     names:list=None, # A name for each run, for the legend
     metric:str='accuracy', # Column of the right panel
-    axs=None, # Two axes to draw on; None makes a figure
-): # The two axes
+    axs:Sequence[Axes]|np.ndarray|None=None, # Two axes to draw on; None makes a figure
+)->Sequence[Axes]|np.ndarray: # The two axes
     "Loss and metric of each epoch, several runs in one figure"
     if axs is None: _, axs = plt.subplots(1, 2, figsize=(8,2.8), layout='constrained')
     names = names or [o.name if isinstance(o, Path) else f'run {i+1}' for i,o in enumerate(runs)]
@@ -104,8 +107,8 @@ class FolderTaken(ValueError): "This folder holds something already"
 
 @contextmanager
 def locked(
-    folder, # An existing folder
-):
+    folder:str|Path, # An existing folder
+)->Iterator[None]:
     "Hold the lock of a run's folder; `FolderBusy` where another process holds it"
     lock = FileLock(Path(folder)/_LOCK, timeout=0)
     try: lock.acquire()
@@ -125,9 +128,9 @@ def _make_folder(folder):
 
 @contextmanager
 def new_run(
-    out, # Folder for the run; None makes `runs/NAME-TIME`
+    out:str|Path|None, # Folder for the run; None makes `runs/NAME-TIME`
     name:str, # Name of the recipe
-):
+)->Iterator[Path|None]:
     "Make the folder of a new run and hold its lock; `FolderBusy` where another process trains, `FolderTaken` where something lies; None in all processes but the first"
     if rank_distrib():
         yield
@@ -141,7 +144,7 @@ def new_run(
 
 # %% ../nbs/05d_runs.ipynb #e202fa50
 @contextmanager
-def alone():
+def alone()->Iterator[None]:
     "Let this process predict and measure by itself, where torchrun started several"
     size = os.environ.pop('WORLD_SIZE', None)
     try: yield
@@ -150,7 +153,7 @@ def alone():
 
 def refuse_several(
     what:str, # Who is asking
-):
+)->None:
     "`ValueError` where torchrun started several processes, for what trains one network after another"
     if num_distrib() > 1: raise ValueError(f'`{what}` works in one process: start it without torchrun. `train_learner` trains one detector in several.')
 
@@ -171,11 +174,11 @@ class RunKeeper(Callback):
     ):
         self.folder, self.card, self.patience, self.phase, self.first, self.last_phase = folder and Path(folder), card, None, 0, 0, True
         self.note(status='started', epochs_done=card.get('epochs_done', 0))
-    def note(self, **kwargs):
+    def note(self, **kwargs:object)->None:
         "Add `kwargs` to `recipe.json`"
         self.card = {**self.card, **kwargs}
         if self.folder: _write(self.folder/'recipe.json', json.dumps(self.card, indent=1))
-    def keep_weights(self, state=None):
+    def keep_weights(self, state:dict|None=None)->None:
         "Write the weights in `state`, or the present ones"
         if not self.folder: return
         state = {k:v.detach().cpu().contiguous() for k,v in (state or self.learn.model.state_dict()).items()}

@@ -8,8 +8,10 @@ Docs: https://OWNER.github.io/cifake/scrutiny.html.md"""
 __all__ = ['CHANGES', 'occlusion_map', 'stability', 'plot_stability']
 
 # %% ../nbs/14b_scrutiny.ipynb #7cfb8855
+from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
+from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 from .pictures import as_jpeg, read_picture
 
@@ -23,8 +25,8 @@ def _seen(detector, source):
 def _log_odds(p): return np.log((p := np.clip(p, 1e-7, 1 - 1e-7))/(1 - p))
 
 def occlusion_map(
-    detector, # `Detector`
-    source, # One picture, as `Detector.predict` takes it; web addresses are not fetched
+    detector:object, # `Detector`
+    source:object, # One picture, as `Detector.predict` takes it; web addresses are not fetched
     side:int=None, # Of the square that hides, in the detector's pixels; None takes a quarter of its size
 )->np.ndarray: # (size, size): by how much the log-odds of FAKE fall where the square lies, on average over the squares that cover a pixel
     "Which parts speak for FAKE (above 0) and for REAL (below); `ValueError` for a picture that cannot be read"
@@ -52,8 +54,8 @@ def _changed(image, change, level, size):
     return image.resize([max(1, round(o*level)) for o in image.size], Image.Resampling.BICUBIC)
 
 def stability(
-    detector, # `Detector`
-    source, # One picture, as `Detector.predict` takes it; web addresses are not fetched
+    detector:object, # `Detector`
+    source:object, # One picture, as `Detector.predict` takes it; web addresses are not fetched
 )->pd.DataFrame: # `change`, `level`, `p_fake`, `verdict`, `same` (as that of the picture as it is, which is the first row)
     "`p_fake` after JPEG compression, blur and resizing of several strengths; `ValueError` for a picture that cannot be read"
     try: image = read_picture(source, detector.size).image
@@ -66,8 +68,8 @@ def stability(
 def plot_stability(
     table:pd.DataFrame, # Of `stability`
     threshold:float=None, # A line there
-    axs=None, # Three axes; None makes a figure
-): # Three axes
+    axs:Sequence[Axes]|np.ndarray|None=None, # Three axes; None makes a figure
+)->Sequence[Axes]|np.ndarray: # Three axes
     "`p_fake` against the strength of each change"
     if axs is None: _, axs = plt.subplots(1, len(CHANGES), figsize=(7,2.1), sharey=True, layout='constrained')
     for ax,(change,o) in zip(axs, table[1:].groupby('change', sort=False)):

@@ -9,11 +9,13 @@ __all__ = ['PAPER_SPACES', 'with_settings', 'search_recipe', 'best_recipe', 'plo
 
 # %% ../nbs/13_search.ipynb #040e7253
 import inspect, json, os, platform, tempfile, time
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
+from matplotlib.axes import Axes
 from .learner import _items_digest, train_learner
 from .loaders import training_items
 from .models import create_model, model_source
@@ -115,18 +117,18 @@ def _objective(integration, recipe, space, prune, **kwargs):
 
 # %% ../nbs/13_search.ipynb #f3a31ffa
 def search_recipe(
-    recipe='quick', # Name in `RECIPES`, or a `Recipe`
+    recipe:str|Recipe='quick', # Name in `RECIPES`, or a `Recipe`
     space:dict=None, # Choices by name: a list, (lowest, highest), or (lowest, highest, 'log'); None searches batch size and rate
-    path=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
     trials:int=20, # Trials of the study, given up ones included
     storage:str=None, # Database of the study, such as `sqlite:///study.db`, to stop and go on, or for several processes; None keeps it in memory
     name:str=None, # Name of the study in `storage`; None takes the recipe's
     grid:bool=False, # Try every combination of a space of lists, until each has come to an end once
     prune:bool=True, # Give up trials that are behind
     seed:int=42, # Of the validation split and the training; and of the proposals, where there is no `storage`
-    subset=None, # Share (float) or number (int) of training images; None uses all
-    **overrides, # Fields of the recipe to change, such as `epochs=1`
-): # optuna `Study`, whose direction is up
+    subset:float|int|None=None, # Share (float) or number (int) of training images; None uses all
+    **overrides:object, # Fields of the recipe to change, such as `epochs=1`
+)->object: # optuna `Study`, whose direction is up
     "Search settings of a recipe by accuracy on validation; `ValueError` for a space that does not fit the recipe, or a study of another request, `ImportError` without Optuna"
     refuse_several('search_recipe')
     optuna, integration = _optuna()
@@ -148,17 +150,17 @@ def search_recipe(
 
 # %% ../nbs/13_search.ipynb #a1ac8a1d
 def best_recipe(
-    study, # What `search_recipe` gave
-    recipe='quick', # The recipe that was searched
-    **overrides, # As they were given to `search_recipe`
+    study:object, # What `search_recipe` gave
+    recipe:str|Recipe='quick', # The recipe that was searched
+    **overrides:object, # As they were given to `search_recipe`
 )->Recipe: # With the settings of the best trial
     "The recipe that a search found"
     return with_settings(get_recipe(recipe, **overrides), study.best_params)
 
 def plot_search(
-    study, # What `search_recipe` gave, with two finished trials or more
-    axs=None, # Two axes to draw on; None makes a figure
-): # The two axes
+    study:object, # What `search_recipe` gave, with two finished trials or more
+    axs:Sequence[Axes]|np.ndarray|None=None, # Two axes to draw on; None makes a figure
+)->Sequence[Axes]|np.ndarray: # The two axes
     "Accuracy trial by trial, and how much each setting mattered (fANOVA, Hutter et al. 2014)"
     optuna, _ = _optuna()
     trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))

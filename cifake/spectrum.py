@@ -9,17 +9,19 @@ __all__ = ['as_list', 'as_picture', 'Spectrum', 'mean_spectrum', 'plot_spectrum'
 
 # %% ../nbs/03a_spectrum.ipynb #fbc845b1
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, torch
 from fastai.vision.core import PILImage
+from matplotlib.axes import Axes
 from scipy.stats import t
 from .data import LABELS
 
 # %% ../nbs/03a_spectrum.ipynb #9f900cd7
 def as_list(
-    items, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, a list, a column, a generator, or a loader with `items`
+    items:object, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, a list, a column, a generator, or a loader with `items`
 )->list: # At least one
     "`items` as a list; `ValueError` for an empty one"
     if hasattr(items, 'dataset') and not hasattr(items, 'items'): raise ValueError('This loader does not know its items: give a list of files or arrays, or a loader of `cifake_dls`.')
@@ -32,7 +34,7 @@ def as_list(
     return items
 
 def as_picture(
-    o, # Path, 8-bit array (height, width, 3), PIL image or `Item`
+    o:object, # Path, 8-bit array (height, width, 3), PIL image or `Item`
 )->PILImage: # In RGB
     "One picture, read; `ValueError` where it cannot be"
     o = getattr(o, 'file', o)
@@ -71,8 +73,8 @@ def _effect(fake, real):
 
 # %% ../nbs/03a_spectrum.ipynb #a3a2a032
 def mean_spectrum(
-    items, # Images, as in `cam_maps`, all of one size; 8-bit arrays (n, height, width, 3) are quickest
-    labels=None, # Label of each image; None takes those of `Item`s, or the name of each file's folder
+    items:object, # Images, as in `cam_maps`, all of one size; 8-bit arrays (n, height, width, 3) are quickest
+    labels:Sequence[str]|np.ndarray|pd.Series|None=None, # Label of each image; None takes those of `Item`s, or the name of each file's folder
 )->Spectrum: # `mean` and `radial`
     "Mean log power spectrum of each label, and what sets FAKE apart at each frequency; `ValueError` for images of several sizes"
     items = as_list(items)
@@ -98,8 +100,8 @@ def mean_spectrum(
 # %% ../nbs/03a_spectrum.ipynb #2b9e816b
 def plot_spectrum(
     spectrum:Spectrum, # What `mean_spectrum` found, with both labels
-    axs=None, # Three axes to draw on, two where there are no mean spectra; None makes a figure
-): # The axes
+    axs:Sequence[Axes]|np.ndarray|None=None, # Three axes to draw on, two where there are no mean spectra; None makes a figure
+)->Sequence[Axes]|np.ndarray: # The axes
     "Radial power by label, effect size by frequency, and the difference of the mean spectra"
     if 'effect' not in spectrum.radial: raise ValueError('This spectrum has only one label: the figure compares FAKE and REAL.')
     rows, n = spectrum.radial, 3 if spectrum.mean else 2

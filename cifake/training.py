@@ -11,6 +11,7 @@ __all__ = ['PRECISIONS', 'has_fast_bfloat16', 'CPUBFloat16', 'choose_precision',
 
 # %% ../nbs/05a_training.ipynb #d9b56624
 import os, random, warnings
+from collections.abc import Callable
 from functools import partial
 import torch
 from fastai.callback.channelslast import ChannelsLast
@@ -39,15 +40,15 @@ class CPUBFloat16(Callback):
     "Run the network's forward pass in bfloat16 on a processor"
     order = 1
     def __init__(self): self.context = None
-    def before_fit(self): self.stop()
-    def before_batch(self):
+    def before_fit(self)->None: self.stop()
+    def before_batch(self)->None:
         self.stop()
         self.context = torch.autocast('cpu', torch.bfloat16)
         self.context.__enter__()
-    def after_pred(self):
+    def after_pred(self)->None:
         self.stop()
         self.learn.pred = self.pred.float()
-    def stop(self):
+    def stop(self)->None:
         "Leave autocast, also after an interruption"
         if self.context is not None: self.context.__exit__(None, None, None)
         self.context = None
@@ -65,7 +66,7 @@ def _asked_precision(precision):
 
 def choose_precision(
     precision:str='auto', # `float32`, `bfloat16`, `float16` (CUDA only), or `auto` for what suits `device`
-    device=None, # The device of the loaders; None is the CPU
+    device:str|torch.device|None=None, # The device of the loaders; None is the CPU
 )->str: # `float32`, `bfloat16`, or `float16`, which `auto` takes on CUDA devices without bfloat16
     "The precision of the forward pass; `ValueError` for one that `device` does not support"
     asked, kind = _asked_precision(precision), torch.device(device or 'cpu').type
@@ -80,7 +81,7 @@ def choose_precision(
     return asked
 
 def device_callbacks(
-    device=None, # The device of the loaders; None is the CPU
+    device:str|torch.device|None=None, # The device of the loaders; None is the CPU
     precision:str='auto', # As `choose_precision` takes it
 )->list: # fastai callbacks
     "What makes training faster on `device` without changing what is learned"
@@ -94,10 +95,10 @@ class WhitenFirst(Callback):
     "Let each `WhitenedConv` that has seen no images yet measure the first training batch"
     order,run_valid = -5,False
     def __init__(self): self.fresh = []
-    def before_train(self):
+    def before_train(self)->None:
         layers = [o for o in self.learn.model.modules() if isinstance(o, WhitenedConv)]
         self.fresh = [o for o in layers if torch.equal(o.whiten.cpu(), torch.eye(27))]
-    def before_batch(self):
+    def before_batch(self)->None:
         for layer in self.fresh: layer.fit(self.x)
         self.fresh = []
 
@@ -106,22 +107,22 @@ class ObjectTargets(Callback):
     "Train on pairs of label and object, or on labels where some object is unknown"
     order,run_valid = -10,False
     def __init__(self): self.known, self.objects, self.taken = False, None, None
-    def before_train(self):
+    def before_train(self)->None:
         names = [getattr(o, 'object_class', '') for o in getattr(self.dl, 'items', [])]
         self.known = hasattr(self.dl, 'taken') and set(names) <= set(OBJECTS)
         self.objects = torch.tensor([OBJECTS.index(o) for o in names], device=self.dl.device) if self.known else None
-    def before_batch(self):
+    def before_batch(self)->None:
         if not self.known: return
         if self.iter == 0: self.taken = self.dl.taken # of this pass, whoever else reads the loader
         start = self.iter*self.dl.bs
         self.learn.yb = (self.y*len(OBJECTS) + self.objects[self.taken[start:start+len(self.y)]],)
-    def after_pred(self):
+    def after_pred(self)->None:
         if not self.known: self.learn.pred = fold_objects(self.pred)
-    def after_train(self): self.objects = self.taken = None
+    def after_train(self)->None: self.objects = self.taken = None
 
 # %% ../nbs/05a_training.ipynb #3d85b91b
 def matrices_and_others(
-    model, # Network
+    model:torch.nn.Module, # Network
 )->list: # Two lists of parameters: those with two or more axes, and the others
     "Split the parameters of `model` in those that Muon is made for, and normalisation and biases"
     parameters = [o for o in model.parameters() if o.requires_grad]
@@ -130,7 +131,7 @@ def matrices_and_others(
 class Float32Muon(Muon):
     "timm's Muon with its iteration in float32 in place of bfloat16"
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure:Callable|None=None)->torch.Tensor|float|None:
         half = muon.zeropower_via_newtonschulz
         muon.zeropower_via_newtonschulz = partial(half, dtype=torch.float32)
         try: return super().step(closure)
@@ -139,7 +140,7 @@ class Float32Muon(Muon):
 def muon_arguments(
     wd:float=0.01, # Decoupled weight decay of matrices; normalisation and biases have none
     precision:str='auto', # Of the iteration, as `choose_precision` takes it; float32 where that gives float16
-    device=None, # The device of the loaders; None is the processor
+    device:str|torch.device|None=None, # The device of the loaders; None is the processor
 )->dict: # `opt_func`, `splitter`, `wd`
     "Arguments that make a fastai `Learner` train with Muon"
     kind = Muon if choose_precision(precision, device) == 'bfloat16' else Float32Muon
@@ -152,7 +153,7 @@ def adam_arguments()->dict: # `opt_func`, `wd`
     return dict(opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=True)), wd=0.)
 
 def last_layers(
-    model, # Network: a body and what follows it
+    model:torch.nn.Sequential, # Network: a body and what follows it
     n:int, # Layers of the body that are trained, counted from its end
 )->list: # Two lists of parameters: those of the frozen layers, and the others
     "Split the parameters of `model` for fastai's `freeze`, which leaves the last `n` layers of the body to be trained"
@@ -169,28 +170,29 @@ class WeightAverage(Callback):
         decay:float=0.995, # Largest share that the average keeps at a step, in (0, 1): 0.995 looks back over 200 steps
     ):
         self.decay, self.average, self.own = decay, None, None
-    def before_train(self):
+    def before_train(self)->None:
         if hasattr(self.learn, 'lr_finder'): return
         if self.average is None:
             self.average, self.steps = self.start(get_model(self.learn.model)), 0
         self.give_back()
-    def after_step(self):
+    def after_step(self)->None:
         if self.average is None: return
         self.steps += 1
         self.average.update(get_model(self.learn.model), self.steps)
-    def before_validate(self):
+    def before_validate(self)->None:
         if self.average is not None and self.own is None: self.own, self.learn.model = self.learn.model, self.average.module
-    def after_fit(self):
+    def after_fit(self)->None:
         if self.average is None or hasattr(self.learn, 'gather_preds'): return # predictions in the middle of a training
         self.give_back()
         get_model(self.learn.model).load_state_dict(self.average.module.state_dict())
         self.average = None
-    def restore(self, model, state, steps):
+    def restore(self, model:torch.nn.Module, state:dict, steps:int)->None:
         "Go on with the average `state` of the weights of `model` after `steps` steps"
         self.average, self.steps = self.start(model), steps
         self.average.module.load_state_dict(state)
-    def start(self, model): return ModelEmaV3(model, self.decay, use_warmup=True, warmup_gamma=9, warmup_power=1.)
-    def give_back(self):
+    def start(self, model:torch.nn.Module)->ModelEmaV3:
+        return ModelEmaV3(model, self.decay, use_warmup=True, warmup_gamma=9, warmup_power=1.)
+    def give_back(self)->None:
         "Put the network that is being trained back in the place of its average"
         if self.own is not None: self.learn.model, self.own = self.own, None
 
@@ -199,10 +201,10 @@ class FlipAverage(Callback):
     "Average probabilities over each image and its mirror image, outside of training"
     order = 0 # inside of autocast, before a callback that leaves it
     def __init__(self): self.on = True
-    def before_fit(self): self.on = True
-    def before_train(self): self.on = False
-    def after_fit(self): self.on = True
-    def after_pred(self):
+    def before_fit(self)->None: self.on = True
+    def before_train(self)->None: self.on = False
+    def after_fit(self)->None: self.on = True
+    def after_pred(self)->None:
         if self.training or not self.on: return
         both = [o.float().softmax(-1) for o in (self.pred, self.learn.model(self.x.flip(-1)))]
         self.learn.pred = (sum(both)/2).clamp_min(1e-12).log()
@@ -216,7 +218,7 @@ class TrainOnWindows(Callback):
         share:float=0.75, # Part of the training that sees windows, in [0, 1]
     ):
         self.side, self.share = side, share
-    def before_batch(self):
+    def before_batch(self)->None:
         if self.learn.pct_train < self.share: self.learn.xb = (random_windows(self.x, self.side),)
 
 # %% ../nbs/05a_training.ipynb #f406805e
@@ -227,7 +229,7 @@ class MultiScale(Callback):
         change:float=0.5, # Largest change: sides go from side/(1 + change) to side*(1 + change)
     ):
         self.change = change
-    def before_batch(self):
+    def before_batch(self)->None:
         power = 2*torch.rand(()).item() - 1
         side = max(1, round(self.x.shape[-1]*(1 + self.change)**power))
         if side != self.x.shape[-1]: self.learn.xb = (interpolate(self.x, (side, side), mode='bilinear', antialias=True),)
@@ -241,7 +243,7 @@ class SomeCutMix(CutMix):
     ):
         super().__init__(alpha)
         self.share = share
-    def before_batch(self):
+    def before_batch(self)->None:
         if torch.rand(()) < self.share: super().before_batch()
         else: self.yb1, self.lam = self.learn.yb, 1.
 
@@ -254,12 +256,12 @@ class EpochSeed(Callback):
         done:int=0, # Epochs that were trained before this process
     ):
         self.seed, self.done = seed, done
-    def before_train(self):
+    def before_train(self)->None:
         number = random.Random(f'{self.seed} {self.done}').randrange(2**32)
         set_seed(number + rank_distrib()) # several processes augment in several ways
         loader = self.dls.train
         getattr(loader, 'dl', loader).rng = random.Random(number)
-    def after_train(self):
+    def after_train(self)->None:
         if not hasattr(self.learn, 'lr_finder'): self.done += 1
 
 # %% ../nbs/05a_training.ipynb #33d96fed
@@ -267,20 +269,20 @@ class ComputeCounter(Callback):
     "Count the floating-point operations of a training"
     order,run_valid = 2,False
     def __init__(self): self.flops, self.of_shape, self.mode, self.shape = 0, {}, None, None
-    def before_fit(self):
+    def before_fit(self)->None:
         self.stop()
         self.of_shape = {} # the body may have been frozen before
-    def before_batch(self):
+    def before_batch(self)->None:
         if hasattr(self.learn, 'lr_finder'): return
         self.shape = tuple(self.x.shape)
         if self.shape in self.of_shape: return
         self.mode = FlopCounterMode(display=False)
         self.mode.__enter__()
-    def after_batch(self):
+    def after_batch(self)->None:
         if self.mode is not None: self.of_shape[self.shape] = self.mode.get_total_flops()
         self.flops += self.of_shape.get(self.shape, 0)*max(1, num_distrib())
         self.stop()
-    def stop(self):
+    def stop(self)->None:
         "Stop watching, also after an interruption"
         if self.mode is not None: self.mode.__exit__(None, None, None)
         self.mode = self.shape = None
