@@ -18,8 +18,8 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. The test is not opened"
     about = circumstances()
-    from cifake.learner import history, train_learner
-    from cifake.robustness import robustness_table
+    from cifake.measure.robustness import robustness_table
+    from cifake.training.learner import history, train_learner
     file = RESULTS/'attack.json'
     values = json.loads(file.read_text()) if file.exists() else {}
     for share in shares.split():

@@ -35,7 +35,7 @@ def _by(values, groups):
 
 def _over_chance(a, b):
     "`overlap` with what each measure has over shuffled maps, image by image"
-    from cifake.attribution import overlap
+    from cifake.explain.faithfulness import overlap
     table = overlap(a, b, shuffles=5 if len(a) > 1000 else 100)  # thousands of images average out by themselves
     return table.assign(**{f'{o}_over': table[o] - table[f'{o}_shuffled'] for o in ('iou', 'spearman', 'ssim')})
 
@@ -69,14 +69,14 @@ def _drawn(table):
 
 def _paired(learn, items, a, b):
     "Mean and standard error of what maps of kind `a` score over those of kind `b`, image by image"
-    from cifake.attribution import map_scores
+    from cifake.explain.faithfulness import map_scores
     gap = map_scores(learn, items, a(learn, items)) - map_scores(learn, items, b(learn, items))
     return {k: [float(gap[k].mean()), float(gap[k].sem())] for k in gap}
 
 
 def _kinds():
     "The ways to make maps of a convolutional network, and those of a transformer"
-    from cifake.maps import CAM_METHODS, attention_maps, cam_maps
+    from cifake.explain.maps import CAM_METHODS, attention_maps, cam_maps
     stages = {'4x4': '0.stages.2', '16x16': '0.stem'}
     convolutional = {f'{o}, 8x8': partial(cam_maps, method=o) for o in CAM_METHODS}
     for name, layer in stages.items():
@@ -88,9 +88,9 @@ def _kinds():
 
 def _believable(nets, items, labels, n):
     "How long maps take, and whether to believe them: the table of faithfulness and its curves, on `n` images"
-    from cifake.attribution import faithfulness, mean_curves
-    from cifake.data import LABELS
-    from cifake.maps import attention_maps, cam_maps
+    from cifake.data.dataset import LABELS
+    from cifake.explain.faithfulness import faithfulness, mean_curves
+    from cifake.explain.maps import attention_maps, cam_maps
     cnn, transformer = nets
     first = items[:1000]
     seconds = {
@@ -118,7 +118,7 @@ def _believable(nets, items, labels, n):
 
 def _maps(nets, items):
     "The maps that are compared, by network and kind"
-    from cifake.maps import attention_maps, cam_maps
+    from cifake.explain.maps import attention_maps, cam_maps
     cnn, transformer = nets
     return {
         (cnn, 'gradcam'): cam_maps(nets[cnn], items),
@@ -129,8 +129,8 @@ def _maps(nets, items):
 
 def _agreement(nets, items, maps, labels, right):
     "Agreement of the maps of both networks, by label and by who is right"
-    from cifake.data import LABELS
-    from cifake.maps import attention_maps, cam_maps
+    from cifake.data.dataset import LABELS
+    from cifake.explain.maps import attention_maps, cam_maps
     cnn, transformer = nets
     outcomes = {
         'both right': (1, 1), f'only {cnn} wrong': (0, 1), f'only {transformer} wrong': (1, 0), 'both wrong': (0, 0)}
@@ -152,8 +152,8 @@ def _agreement(nets, items, maps, labels, right):
 
 def _places(maps, items, labels):
     "Where maps look, and the mean map of each label"
-    from cifake.attribution import where
-    from cifake.data import LABELS
+    from cifake.data.dataset import LABELS
+    from cifake.explain.faithfulness import where
     by_label = {label: labels == label for label in LABELS}
     looks, means = {}, {}
     for (net, kind), o in maps.items():
@@ -165,7 +165,7 @@ def _places(maps, items, labels):
 
 def _spectrum(train):
     "The mean power spectrum of each label"
-    from cifake.spectrum import mean_spectrum
+    from cifake.explain.spectrum import mean_spectrum
     spectrum = mean_spectrum(train)
     return dict(images=len(train), radial=rows_of(spectrum.radial.set_index('frequency')),
                 mean={k: o.round(4).tolist() for k, o in spectrum.mean.items()})
@@ -184,10 +184,10 @@ def main(
     Both networks were trained with the same seed, so their validation images are the same.
     """
     about = circumstances()
-    from cifake.data import LABELS, find_cifake
-    from cifake.interpret import CifakeInterpretation
-    from cifake.learner import load_pretrained
-    from cifake.maps import default_layer
+    from cifake.data.dataset import LABELS, find_cifake
+    from cifake.explain.interpret import CifakeInterpretation
+    from cifake.explain.maps import default_layer
+    from cifake.training.learner import load_pretrained
     nets = {o: load_pretrained(o, path=find_cifake()) for o in (cnn, transformer)}
     items = list(nets[cnn].dls.valid.items)
     assert [o.digest for o in items] == [o.digest for o in nets[transformer].dls.valid.items]

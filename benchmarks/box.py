@@ -14,7 +14,7 @@ USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against im
 
 def _scores(learn, split):
     "Measures with intervals on `split`: as calibrated, with averaging over flips and without, and before calibration"
-    from cifake.evaluate import evaluate
+    from cifake.measure.evaluate import evaluate
 
     def measured():
         report = json.loads(evaluate(learn, split=split).to_json())
@@ -29,8 +29,8 @@ def _scores(learn, split):
 
 def _against(learn, other):
     "McNemar's exact test against the network `other` of the box, on the validation images of both"
-    from cifake.evaluate import evaluate, mcnemar
-    from cifake.learner import load_pretrained
+    from cifake.measure.evaluate import evaluate, mcnemar
+    from cifake.training.learner import load_pretrained
     networks = learn, load_pretrained(other, path=learn.dls.path)
     reports = [evaluate(o, split='valid', resamples=0) for o in networks]
     return dict(network=other, **mcnemar(*reports))
@@ -79,9 +79,9 @@ def main(
     about = circumstances()
     from safetensors.torch import save
 
-    from cifake.cards import FORMAT, VERSION, check_card
-    from cifake.evaluate import calibrate
-    from cifake.learner import load_run
+    from cifake.measure.evaluate import calibrate
+    from cifake.serve.card import FORMAT, VERSION, check_card
+    from cifake.training.learner import load_run
     card, result = _run(out, RESULTS/f'train-{recipe or name}-{seed}.json')
     learn = load_run(out)
     state = _rounded(learn)

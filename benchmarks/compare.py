@@ -9,7 +9,7 @@ from record import RESULTS, circumstances, save
 
 def _row(report, best, **values):
     "Measures of one network, and McNemar's test against the best"
-    from cifake.evaluate import mcnemar
+    from cifake.measure.evaluate import mcnemar
     low, high = report.intervals['accuracy'][:2]
     return dict(
         accuracy=report.accuracy, low=low, high=high, f1=report.f1, auc=report.auc, images=report.n,
@@ -30,7 +30,7 @@ def _of_run(folder):
 
 def _of_box(name, learn):
     "What is known of the cost of a network of the box"
-    from cifake.compare import cost_of
+    from cifake.training.compare import cost_of
     seed = learn.card['seed']
     run = json.loads((RESULTS/f'train-{name}-{seed}.json').read_text())
     return dict(
@@ -48,7 +48,7 @@ def _chosen(word):
     "The recipe that is called `word`; after `random:` its network starts from random weights"
     from dataclasses import replace
 
-    from cifake.recipes import get_recipe
+    from cifake.training.recipes import get_recipe
     recipe = get_recipe(word.removeprefix('random:'))
     if not word.startswith('random:'): return recipe
     return replace(recipe, name=f'{recipe.name}, random weights', pretrained=False)
@@ -66,10 +66,10 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.compare import compare_recipes, leaderboard
-    from cifake.data import find_cifake
-    from cifake.evaluate import Report, evaluate
-    from cifake.learner import load_pretrained
+    from cifake.data.dataset import find_cifake
+    from cifake.measure.evaluate import Report, evaluate
+    from cifake.training.compare import compare_recipes, leaderboard
+    from cifake.training.learner import load_pretrained
     root, recipes = find_cifake(), [_chosen(o) for o in names.split(',')]
     for recipe in recipes:
         start = {recipe.name: weights} if recipe.pretrained and weights else None

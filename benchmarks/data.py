@@ -30,7 +30,7 @@ def main():
 
     It is linked into a temporary folder, so its cache is not used.
     """
-    from cifake.data import find_cifake, read_items
+    from cifake.data.dataset import find_cifake, read_items
     about = circumstances()
     with tempfile.TemporaryDirectory() as work:
         root = find_cifake()

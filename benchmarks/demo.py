@@ -14,7 +14,7 @@ from record import circumstances, save
 
 def linear(demo):
     "Accuracy of logistic regression on the pixels of the test"
-    from cifake.data import read_items
+    from cifake.data.dataset import read_items
 
     def load(split):
         rows = read_items(demo).query('split == @split')
@@ -31,7 +31,7 @@ def main(
 ):
     "Train `quick` on the demo set and measure it on validation and test"
     from cifake.all import demo_cifake, evaluate, train_learner
-    from cifake.training import choose_precision
+    from cifake.training.callbacks import choose_precision
     around, rows = circumstances(), []
     for seed in map(int, seeds.split(',')):
         with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifake.networks import CifakeNet, ConvLayer, Stage, register_model
+from cifake.models.networks import CifakeNet, ConvLayer, Stage, register_model
 from record import RESULTS, circumstances, save
 
 
@@ -148,9 +148,9 @@ def variant(network):
 
 def measure(network, fields, budget):
     "Train a variant for as long as `budget` lasts, and judge it on validation"
-    from cifake.evaluate import evaluate
-    from cifake.learner import history, train_learner
-    from cifake.recipes import get_recipe
+    from cifake.measure.evaluate import evaluate
+    from cifake.training.learner import history, train_learner
+    from cifake.training.recipes import get_recipe
     register_model(variant(network))
     side, share = (24, 0.75) if 'window' in fields else (32, 1.)
     cost = share*flops_per_image(build(*network), side) + (1 - share)*flops_per_image(build(*network))

@@ -32,10 +32,10 @@ def main(
     The validation part chooses thresholds; the test is opened last.
     """
     about = circumstances()
-    from cifake.data import find_cifake
-    from cifake.evaluate import evaluate
-    from cifake.learner import train_learner
-    from cifake.robustness import cross_dataset_table, robustness_table
+    from cifake.data.dataset import find_cifake
+    from cifake.measure.evaluate import evaluate
+    from cifake.measure.robustness import cross_dataset_table, robustness_table
+    from cifake.training.learner import train_learner
     with tempfile.TemporaryDirectory() as work:
         names = _halves(sources, Path(work))
         ways = {

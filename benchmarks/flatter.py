@@ -16,7 +16,7 @@ def _on_test():
     import torch
     from fastai.callback.core import Callback
 
-    from cifake.loaders import test_dl
+    from cifake.data.loaders import test_dl
 
     class OnTest(Callback):
         order = 70
@@ -38,9 +38,9 @@ def _on_test():
 
 def _run(recipe, epochs, seed):
     "Scores of one training, honest and flattered"
-    from cifake.calibration import choose_threshold
-    from cifake.evaluate import evaluate
-    from cifake.learner import train_learner
+    from cifake.measure.calibration import choose_threshold
+    from cifake.measure.evaluate import evaluate
+    from cifake.training.learner import train_learner
     with tempfile.TemporaryDirectory() as work:
         learn = train_learner(recipe=recipe, epochs=epochs, seed=seed, out=Path(work)/'run', precision='float32',
                               cbs=[_on_test()])
@@ -69,7 +69,7 @@ def _gained(runs, flattered, honest):
 
 def _rate(right):
     "The share of `right` answers with its interval"
-    from cifake.metrics import wilson
+    from cifake.measure.metrics import wilson
     return dict(images=len(right), rate=right.mean(), interval=wilson(int(right.sum()), len(right)))
 
 
@@ -94,9 +94,9 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.data import find_cifake
-    from cifake.evaluate import evaluate
-    from cifake.learner import load_pretrained
+    from cifake.data.dataset import find_cifake
+    from cifake.measure.evaluate import evaluate
+    from cifake.training.learner import load_pretrained
     runs = [_run(recipe, epochs, seed) for seed in range(seeds)]
     report = evaluate(load_pretrained(name, path=find_cifake()), resamples=0)
     save('flatter', dict(

@@ -12,7 +12,7 @@ SHARES = 0.01, 0.05, 0.1, 0.5, 1.  # of REAL, for the growth of accuracy
 
 def _network(learn):
     "What a classifier is and how its training went"
-    from cifake.learner import history
+    from cifake.training.learner import history
     card = json.loads((learn.run_folder/'recipe.json').read_text())
     rows = history(learn)
     return dict(
@@ -22,7 +22,7 @@ def _network(learn):
 
 def _training(learn):
     "How a training on some of REAL went"
-    from cifake.learner import history
+    from cifake.training.learner import history
     rows = history(learn)
     return dict(
         training_images=len(learn.dls.train_ds), bs=learn.dls.train.bs, epochs=len(rows),
@@ -31,8 +31,8 @@ def _training(learn):
 
 def _transfer(root, names, seed, folder):
     "Classifiers of both sources, each tested on both"
-    from cifake.data import LABELS
-    from cifake.objects import train_objects, transfer_table
+    from cifake.data.dataset import LABELS
+    from cifake.training.objects import train_objects, transfer_table
     nets = {}
     for name in names:
         for source in LABELS:
@@ -43,7 +43,7 @@ def _transfer(root, names, seed, folder):
 
 def _growth(root, recipe, steps, seed, folder):
     "Classifiers of some of REAL, alone and with all of FAKE"
-    from cifake.objects import train_objects, transfer_table
+    from cifake.training.objects import train_objects, transfer_table
     nets = {}
     for share in SHARES:
         for source in ('REAL', 'both'):
@@ -66,7 +66,7 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.data import find_cifake
+    from cifake.data.dataset import find_cifake
     root, folder = find_cifake(), Path(out or tempfile.mkdtemp())
     file = RESULTS/'objects.json'
     values = json.loads(file.read_text()) if file.exists() else {}

@@ -16,8 +16,8 @@ from record import RESULTS, circumstances, save
 MACHINES = {'as it is': {}, 'AVX2 imitated': dict(ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2')}
 STEPS = '''import json, sys, time
 import torch
-from cifake.networks import CifakeNet
-from cifake.training import has_fast_bfloat16
+from cifake.models.networks import CifakeNet
+from cifake.training.callbacks import has_fast_bfloat16
 precision, seconds = sys.argv[1], float(sys.argv[2])
 net = CifakeNet().to(memory_format=torch.channels_last)
 images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)

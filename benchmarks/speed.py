@@ -49,9 +49,9 @@ def loaders_alone(bs, seconds, repeats):
     "Images a second, with and without our augmentation"
     from fastai.vision.data import ImageDataLoaders
 
-    from cifake.augment import cifake_tfms
-    from cifake.data import find_cifake
-    from cifake.loaders import ImageStore, cifake_dls, memory_dls
+    from cifake.data.augment import cifake_tfms
+    from cifake.data.dataset import find_cifake
+    from cifake.data.loaders import ImageStore, cifake_dls, memory_dls
     root = find_cifake()
     times = []
     ImageStore(root).file.unlink()  # whatever is there: the next one decodes
@@ -76,7 +76,7 @@ def _step_rate(nets, bs, name, steps=10):
     "Images a second of forward and backward of one of `nets`"
     import torch
 
-    from cifake.training import has_fast_bfloat16
+    from cifake.training.callbacks import has_fast_bfloat16
     images = torch.randn(bs, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     start = time.perf_counter()
     for _ in range(steps):
@@ -89,7 +89,7 @@ def gradients(bs, repeats):
     "Images a second of our network's steps, with gradients of weights from rows of images and with PyTorch's own"
     import torch
 
-    from cifake.networks import CifakeNet, Conv3x3
+    from cifake.models.networks import CifakeNet, Conv3x3
     ours, theirs = 'rows of images', 'PyTorch alone'
     nets = {o: CifakeNet().to(memory_format=torch.channels_last) for o in (ours, theirs)}
     for layer in list(nets[theirs].modules()):
@@ -105,7 +105,7 @@ def compiled(bs, repeats):
     "Images a second of our network's steps as it is and through `torch.compile`, and what starting to compile costs"
     import torch
 
-    from cifake.models import CifakeNet
+    from cifake.models.registry import CifakeNet
     net = CifakeNet().to(memory_format=torch.channels_last)
     torch.compiler.config.force_disable_caches = True  # as on a machine that has never compiled it
     plain, fast = 'as it is', 'torch.compile'
@@ -130,9 +130,9 @@ class Bare:
         from timm.optim import Muon
         from timm.utils import ModelEmaV3
 
-        from cifake.augment import cifake_tfms
-        from cifake.models import create_model
-        from cifake.training import has_fast_bfloat16, matrices_and_others
+        from cifake.data.augment import cifake_tfms
+        from cifake.models.registry import create_model
+        from cifake.training.callbacks import has_fast_bfloat16, matrices_and_others
         self.recipe = recipe
         self.mean, self.std = (torch.tensor(o).view(1, 3, 1, 1) for o in stats)
         self.net = create_model('cifakenet', objects=10).to(memory_format=torch.channels_last)
@@ -201,10 +201,10 @@ def whole_training(recipe, images, repeats, ways):
     import torch
     from fastai.vision.data import ImageDataLoaders
 
-    from cifake.augment import cifake_tfms
-    from cifake.data import LABELS, OBJECTS, find_cifake
-    from cifake.learner import _learner_of
-    from cifake.loaders import CIFAKE_STATS, cifake_dls, memory_dls
+    from cifake.data.augment import cifake_tfms
+    from cifake.data.dataset import LABELS, OBJECTS, find_cifake
+    from cifake.data.loaders import CIFAKE_STATS, cifake_dls, memory_dls
+    from cifake.training.learner import _learner_of
     batch_tfms = cifake_tfms(recipe.flip, recipe.shift)
     work = tempfile.TemporaryDirectory()
     whole = memory_dls(find_cifake(), stats=None)
@@ -247,10 +247,10 @@ def inference(repeats):
     "Images a second of `get_preds`, and how its time grows with the number of images"
     from fastai.vision.data import ImageDataLoaders
 
-    from cifake.data import find_cifake
-    from cifake.learner import _learner_of
-    from cifake.loaders import memory_dls
-    from cifake.recipes import get_recipe
+    from cifake.data.dataset import find_cifake
+    from cifake.data.loaders import memory_dls
+    from cifake.training.learner import _learner_of
+    from cifake.training.recipes import get_recipe
     recipe, work = get_recipe('quick', flip_average=False), tempfile.TemporaryDirectory()
     memory = memory_dls(find_cifake(), stats=None, bs=256)
     few, many = memory.valid.items, [*memory.train.items, *memory.valid.items]
@@ -284,7 +284,7 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.recipes import get_recipe
+    from cifake.training.recipes import get_recipe
     file = RESULTS/'speed.json'
     values = json.loads(file.read_text()) if file.exists() else {}
 

@@ -11,7 +11,7 @@ from record import circumstances, peak_memory, save
 
 def _without_flips(learn):
     "Reports without averaging over flips, where the network was trained to average"
-    from cifake.evaluate import evaluate
+    from cifake.measure.evaluate import evaluate
     if not hasattr(learn, 'flip_average'): return {}
     with learn.removed_cbs(learn.flip_average):
         return {o: json.loads(evaluate(learn, split=o).to_json()) for o in ('valid', 'test')}
@@ -26,10 +26,10 @@ def main(
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
     start = time.perf_counter()
-    from cifake.evaluate import evaluate
-    from cifake.interpret import CifakeInterpretation
-    from cifake.learner import history, train_learner
-    from cifake.loaders import test_dl
+    from cifake.data.loaders import test_dl
+    from cifake.explain.interpret import CifakeInterpretation
+    from cifake.measure.evaluate import evaluate
+    from cifake.training.learner import history, train_learner
     learn = train_learner(recipe=recipe, seed=seed, out=out or Path(tempfile.mkdtemp())/'run')
     whole = time.perf_counter() - start
     report = evaluate(learn)

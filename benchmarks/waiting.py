@@ -23,8 +23,8 @@ MIXED = {
 STEPS = '''import sys, time
 from pathlib import Path
 import torch
-from cifake.networks import CifakeNet
-from cifake.training import choose_precision, muon_arguments
+from cifake.models.networks import CifakeNet
+from cifake.training.callbacks import choose_precision, muon_arguments
 folder, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 net = CifakeNet().to(memory_format=torch.channels_last)
 images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)

@@ -1,33 +1,180 @@
 "Every public name, for notebooks: `from cifake.all import *`"
-from cifake.data import LABELS, OBJECTS, check_cifake, download_cifake, download_pictures, find_cifake, read_items, show_versions, split_items
-from cifake.pictures import Picture, read_picture, to_square
-from cifake.demo import demo_cifake
-from cifake.loaders import cifake_block, cifake_dls, memory_dls, test_dl
-from cifake.augment import RandomBlur, RandomJPEG, RandomNoise, RandomResample, cifake_tfms
-from cifake.spectrum import cifake_spectrum, mean_spectrum, plot_spectrum
-from cifake.networks import BirdLotfiCNN, CifakeNet, LeNet, MLP, OneSigmoid, register_model
-from cifake.models import CifakeViT, create_model, list_models
-from cifake.recipes import RECIPES, Recipe, get_recipe, list_recipes
-from cifake.training import ComputeCounter, CPUBFloat16, FlipAverage, ObjectTargets, TrainOnWindows, WeightAverage, WhitenFirst, device_callbacks, has_fast_bfloat16, muon_arguments
-from cifake.metrics import MEASURES, bootstrap, measures, wilson
-from cifake.calibration import Calibration, choose_threshold, unsure_band
-from cifake.evaluate import Report, calibrate, compare, evaluate, mcnemar
-from cifake.runs import history, plot_history
-from cifake.learner import cifake_learner, find_lr, load_pretrained, load_run, resume_run, train_learner
-from cifake.interpret import CifakeInterpretation
-from cifake.maps import attention_maps, cam_maps, default_layer, map_layers, plot_maps
-from cifake.attribution import curves, faithfulness, map_results, map_scores, mean_curves, overlap, plot_curves, plot_mean_maps, road, where
-from cifake.robustness import CORRUPTIONS, corrupt, cross_dataset_table, plot_robustness, robustness_table
-from cifake.compare import compare_recipes, cost_of, leaderboard, plot_leaderboard
-from cifake.objects import object_dls, train_objects, transfer_table
-from cifake.search import PAPER_SPACES, best_recipe, plot_search, search_recipe
-from cifake.cards import list_detectors
-from cifake.portable import export_onnx
-from cifake.hub import model_card, push_to_hub
-from cifake.detector import Detector, from_hub, load_detector, pictures_in, save_detector
-from cifake.batches import BatchDetector
-from cifake.scrutiny import CHANGES, occlusion_map, plot_stability, stability
-from cifake.app import build_app, launch_app, look_closer, verdict_html
+from cifake.data.dataset import (
+    LABELS,
+    OBJECTS,
+    check_cifake,
+    download_cifake,
+    download_pictures,
+    find_cifake,
+    read_items,
+    show_versions,
+    split_items,
+)
+from cifake.data.pictures import (
+    Picture,
+    read_picture,
+    to_square,
+)
+from cifake.data.demo import (
+    demo_cifake,
+)
+from cifake.data.loaders import (
+    cifake_block,
+    cifake_dls,
+    memory_dls,
+    test_dl,
+)
+from cifake.data.augment import (
+    RandomBlur,
+    RandomJPEG,
+    RandomNoise,
+    RandomResample,
+    cifake_tfms,
+)
+from cifake.explain.spectrum import (
+    cifake_spectrum,
+    mean_spectrum,
+    plot_spectrum,
+)
+from cifake.models.networks import (
+    MLP,
+    BirdLotfiCNN,
+    CifakeNet,
+    LeNet,
+    OneSigmoid,
+    register_model,
+)
+from cifake.models.registry import (
+    CifakeViT,
+    create_model,
+    list_models,
+)
+from cifake.training.recipes import (
+    RECIPES,
+    Recipe,
+    get_recipe,
+    list_recipes,
+)
+from cifake.training.callbacks import (
+    CPUBFloat16,
+    ComputeCounter,
+    FlipAverage,
+    ObjectTargets,
+    TrainOnWindows,
+    WeightAverage,
+    WhitenFirst,
+    device_callbacks,
+    has_fast_bfloat16,
+    muon_arguments,
+)
+from cifake.measure.metrics import (
+    MEASURES,
+    bootstrap,
+    measures,
+    wilson,
+)
+from cifake.measure.calibration import (
+    Calibration,
+    choose_threshold,
+    unsure_band,
+)
+from cifake.measure.evaluate import (
+    Report,
+    calibrate,
+    compare,
+    evaluate,
+    mcnemar,
+)
+from cifake.training.runs import (
+    history,
+    plot_history,
+)
+from cifake.training.learner import (
+    cifake_learner,
+    find_lr,
+    load_pretrained,
+    load_run,
+    resume_run,
+    train_learner,
+)
+from cifake.explain.interpret import (
+    CifakeInterpretation,
+)
+from cifake.explain.maps import (
+    attention_maps,
+    cam_maps,
+    default_layer,
+    map_layers,
+    plot_maps,
+)
+from cifake.explain.faithfulness import (
+    curves,
+    faithfulness,
+    map_results,
+    map_scores,
+    mean_curves,
+    overlap,
+    plot_curves,
+    plot_mean_maps,
+    road,
+    where,
+)
+from cifake.measure.robustness import (
+    CORRUPTIONS,
+    corrupt,
+    cross_dataset_table,
+    plot_robustness,
+    robustness_table,
+)
+from cifake.training.compare import (
+    compare_recipes,
+    cost_of,
+    leaderboard,
+    plot_leaderboard,
+)
+from cifake.training.objects import (
+    object_dls,
+    train_objects,
+    transfer_table,
+)
+from cifake.training.search import (
+    PAPER_SPACES,
+    best_recipe,
+    plot_search,
+    search_recipe,
+)
+from cifake.serve.card import (
+    list_detectors,
+)
+from cifake.serve.onnx import (
+    export_onnx,
+)
+from cifake.serve.hub import (
+    model_card,
+    push_to_hub,
+)
+from cifake.serve.detector import (
+    Detector,
+    from_hub,
+    load_detector,
+    pictures_in,
+    save_detector,
+)
+from cifake.serve.batches import (
+    BatchDetector,
+)
+from cifake.explain.verdict import (
+    CHANGES,
+    occlusion_map,
+    plot_stability,
+    stability,
+)
+from cifake.serve.app import (
+    build_app,
+    launch_app,
+    look_closer,
+    verdict_html,
+)
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and
            (name.isupper() or getattr(value, '__module__', '').startswith('cifake'))]

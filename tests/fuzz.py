@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from cifake.detector import load_detector
+from cifake.serve.detector import load_detector
 
 
 def files():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cifake.demo import demo_cifake
+from cifake.data.demo import demo_cifake
 from conftest import clean_env
 
 FILES = sorted((demo_cifake()/'test'/'FAKE').glob('*.jpg'))

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
-from cifake.data import LABELS, available_cores, can_share, map_files, read_items, split_items
-from cifake.demo import demo_cifake
-from cifake.loaders import ImageStore, cifake_dls
+from cifake.data.dataset import LABELS, available_cores, can_share, map_files, read_items, split_items
+from cifake.data.demo import demo_cifake
+from cifake.data.loaders import ImageStore, cifake_dls
 from conftest import clean_env
 
 
@@ -129,22 +129,23 @@ def test_verdicts_of_another_pillow_are_not_used(small):
     assert list(errors(small).values()) == ['not an image']
 
     def tomorrow(file, *args, **kwargs): return Image.new('RGB', (32, 32))
-    with patch('cifake.data.Image.open', tomorrow): assert len(errors(small)) == 1  # kept, with this Pillow
-    with patch('cifake.data.PILLOW', '99.0'), patch('cifake.data.Image.open', tomorrow): assert errors(small) == {}
-    with patch('cifake.data.PILLOW', '99.0'): assert errors(small) == {}  # kept, with that one
+    with patch('cifake.data.dataset.Image.open', tomorrow): assert len(errors(small)) == 1  # kept, with this Pillow
+    with patch('cifake.data.dataset.PILLOW', '99.0'), patch('cifake.data.dataset.Image.open', tomorrow):
+        assert errors(small) == {}
+    with patch('cifake.data.dataset.PILLOW', '99.0'): assert errors(small) == {}  # kept, with that one
     assert list(errors(small).values()) == ['not an image']
 
 
 def test_decoded_pixels_belong_to_the_pillow_that_decoded_them(small):
     ours = ImageStore(small).file
-    with patch('cifake.data.PILLOW', '99.0'): theirs = ImageStore(small).file
+    with patch('cifake.data.dataset.PILLOW', '99.0'): theirs = ImageStore(small).file
     assert ours != theirs and ours == ImageStore(small).file
 
 
 def test_cores_are_those_this_process_may_use():
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
     if not hasattr(os, 'sched_setaffinity'): pytest.skip('needs sched_setaffinity')
-    code = 'from cifake.data import available_cores; print(available_cores())'
+    code = 'from cifake.data.dataset import available_cores; print(available_cores())'
     pinned = f'import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {code}'
     done = subprocess.run([sys.executable, '-c', pinned], capture_output=True, text=True, check=True, env=clean_env())
     assert done.stdout.split() == ['1']
@@ -159,7 +160,7 @@ def test_files_are_read_in_one_process_where_none_can_share(monkeypatch):
     def no_lock(self): raise FileNotFoundError(2, 'No such file or directory')
     monkeypatch.setattr('multiprocessing.context.BaseContext.Lock', no_lock)
     assert not can_share()
-    with patch('cifake.data.ProcessPoolExecutor', side_effect=AssertionError('started a process')):
+    with patch('cifake.data.dataset.ProcessPoolExecutor', side_effect=AssertionError('started a process')):
         assert list(map_files(length, files, 'reading')) == [len(o) for o in files]
         assert cifake_dls(demo_cifake(n=20), bs=4).train.fake_l.num_workers == 0
     monkeypatch.undo()

@@ -37,9 +37,8 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torchvision.transforms.v2 import functional as vision
 
-from cifake import loaders
-from cifake.attribution import curves, randomised, road
-from cifake.augment import (
+from cifake.data import loaders
+from cifake.data.augment import (
     BatchFlip,
     BatchShift,
     RandomBlur,
@@ -50,19 +49,20 @@ from cifake.augment import (
     cifake_tfms,
     random_windows,
 )
-from cifake.calibration import DetectorLoss
-from cifake.compare import StopAfter, cost_of
-from cifake.demo import demo_cifake
-from cifake.detector import load_detector, save_detector
-from cifake.evaluate import calibrate, evaluate
-from cifake.interpret import CifakeInterpretation
-from cifake.learner import _learner_of, cifake_learner, load_run, resume_run, train_learner
-from cifake.maps import _lead, _rollout, attention_maps, cam_maps, map_layers
-from cifake.models import WhitenedConv, create_model, fold_objects
-from cifake.portable import whole_network
-from cifake.recipes import get_recipe
-from cifake.robustness import CORRUPTIONS, corrupt, p_fake_of_images
-from cifake.training import FlipAverage, WeightAverage, muon_arguments
+from cifake.data.demo import demo_cifake
+from cifake.explain.faithfulness import curves, randomised, road
+from cifake.explain.interpret import CifakeInterpretation
+from cifake.explain.maps import _lead, _rollout, attention_maps, cam_maps, map_layers
+from cifake.measure.calibration import DetectorLoss
+from cifake.measure.evaluate import calibrate, evaluate
+from cifake.measure.robustness import CORRUPTIONS, corrupt, p_fake_of_images
+from cifake.models.registry import WhitenedConv, create_model, fold_objects
+from cifake.serve.detector import load_detector, save_detector
+from cifake.serve.onnx import whole_network
+from cifake.training.callbacks import FlipAverage, WeightAverage, muon_arguments
+from cifake.training.compare import StopAfter, cost_of
+from cifake.training.learner import _learner_of, cifake_learner, load_run, resume_run, train_learner
+from cifake.training.recipes import get_recipe
 
 NETWORKS = {
     'CifakeNet': dict(name='cifakenet'),

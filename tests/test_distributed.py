@@ -54,7 +54,7 @@ warnings.simplefilter('ignore')
 from pathlib import Path
 from fastai.callback.core import Callback
 from cifake.all import demo_cifake, train_learner
-from cifake.recipes import recipe_from_json
+from cifake.training.recipes import recipe_from_json
 
 class Hang(Callback):
     "Stay in the middle of the fourth epoch until the process is killed"

@@ -19,7 +19,7 @@ def test_damaged_files_give_rows(tmp_path):
 
 
 READ = """import sys
-from cifake.pictures import read_picture
+from cifake.data.pictures import read_picture
 peak = lambda: int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])/1e3
 before = peak()
 try: size = read_picture(sys.argv[1]).image.size

@@ -53,7 +53,7 @@ TRAIN = '''import sys, time
 from pathlib import Path
 from fastai.callback.core import Callback
 from cifake.all import demo_cifake, train_learner
-from cifake.recipes import recipe_from_json
+from cifake.training.recipes import recipe_from_json
 
 class Hang(Callback):
     "Stay in the middle of the seventh epoch until the process is killed"

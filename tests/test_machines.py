@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
-from cifake.demo import demo_cifake
-from cifake.runs import FolderTaken, new_run
+from cifake.data.demo import demo_cifake
+from cifake.training.runs import FolderTaken, new_run
 from conftest import clean_env
 
 WORK = '''import json, sys, warnings
@@ -22,7 +22,7 @@ read = sum(len(x) for x, _ in cifake_dls(demo_cifake(n=60), bs=4).valid)
 status = open('/proc/self/status') if sys.platform == 'linux' else []
 peak = next((int(o.split()[1])//1000 for o in status if o.startswith('VmHWM')), 0)
 print(json.dumps(dict(judged=int((rows.error == '').sum()), read=read, megabytes=peak)))'''
-PRECISION = "from cifake.training import choose_precision; print(choose_precision())"
+PRECISION = "from cifake.training.callbacks import choose_precision; print(choose_precision())"
 
 
 def on(*before, code=WORK, cwd, **env):
@@ -74,7 +74,7 @@ def test_a_training_fits_in_little_memory(tmp_path):
 
 def test_two_runs_in_one_second_and_a_clock_that_is_set_back(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with patch('cifake.runs.datetime') as clock:
+    with patch('cifake.training.runs.datetime') as clock:
         clock.now.return_value = datetime(2026, 1, 1)
         names = []
         for _ in range(3):

@@ -10,7 +10,7 @@ from fastai.callback.core import Callback
 from safetensors.torch import save_file
 
 from cifake.all import CifakeNet, demo_cifake, get_recipe, history, register_model, resume_run, train_learner
-from cifake.learner import RunKeeper
+from cifake.training.learner import RunKeeper
 
 pytestmark = pytest.mark.slow
 CARD = 'recipe', 'best_epoch', 'epochs_done', 'training_pflop', 'lr', 'status', 'data_digest'

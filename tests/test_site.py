@@ -114,7 +114,7 @@ def test_the_link_check_finds_what_is_broken(tmp_path):
     found = tool.broken_links(tmp_path)
     assert [line.split(' ')[1] for line in found] == ['sub/page.html#there', 'gone.html', 'gone.png', '../../out.html']
     assert any('train_learner has no signature' in line for line in tool.undocumented(tmp_path))
-    assert 'data.html: LABELS is not shown' in tool.undocumented(tmp_path)
+    assert 'data/dataset.html: LABELS is not shown' in tool.undocumented(tmp_path)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -198,26 +198,26 @@ def test_home_page(visit, tmp_path):
 
 
 def test_module_page_with_its_pictures(visit, tmp_path):
-    page = visit('interpret.html')
+    page = visit('explain/interpret.html')
     page.screenshot(path=tmp_path/'interpret.png', full_page=True)
     pictures = page.evaluate(PICTURES)
     assert len(pictures) >= 5 and all(pictures)
     assert page.locator('h3', has_text='CifakeInterpretation.plot_top_losses').count() == 1
     source = page.locator('a', has_text='source').first.get_attribute('href')
-    assert re.fullmatch(r'https://github\.com/[^/]+/cifake/blob/main/cifake/interpret\.py#L\d+', source)
+    assert re.fullmatch(r'https://github\.com/[^/]+/cifake/blob/main/cifake/explain/interpret\.py#L\d+', source)
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_search_finds_a_function(visit, scheme, tmp_path):
-    page = visit('data.html', color_scheme=scheme)
+    page = visit('data/dataset.html', color_scheme=scheme)
     page.keyboard.press('/')
     page.keyboard.type('train_learner')
-    hit = page.locator('.smalldocs-search-results a[href$="learner.html#train_learner"]').first
+    hit = page.locator('.smalldocs-search-results a[href$="training/learner.html#train_learner"]').first
     hit.wait_for(timeout=5000)
     page.screenshot(path=tmp_path/'search.png')
     assert_readable(page, '.smalldocs-search-results')
     hit.click()
-    page.wait_for_url('**/learner.html#train_learner')
+    page.wait_for_url('**/training/learner.html#train_learner')
     top = "document.getElementById('train_learner').getBoundingClientRect().top"
     page.wait_for_function(f'Math.abs({top} - 100) < 100', timeout=5000)
 
@@ -251,7 +251,7 @@ def test_no_page_is_wider_than_a_phone(visit, built, scheme, tmp_path):
     page.wait_for_url('**/tutorials/finetune.html')
 
 
-@pytest.mark.parametrize('path', ['index.html', 'learner.html', 'results.html', 'tutorials/interpret.html'])
+@pytest.mark.parametrize('path', ['index.html', 'training/learner.html', 'results.html', 'tutorials/interpret.html'])
 def test_dark_mode_is_dark_and_readable(visit, path, tmp_path):
     page = visit(path, color_scheme='dark')
     page.wait_for_timeout(200)

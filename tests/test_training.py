@@ -10,8 +10,7 @@ import torch
 from timm.optim import Muon
 
 from cifake.all import demo_cifake, get_recipe, load_run, resume_run, train_learner
-from cifake.recipes import recipe_to_json
-from cifake.training import (
+from cifake.training.callbacks import (
     CPUBFloat16,
     Float32Muon,
     choose_precision,
@@ -19,6 +18,7 @@ from cifake.training import (
     has_fast_bfloat16,
     muon_arguments,
 )
+from cifake.training.recipes import recipe_to_json
 from conftest import clean_env
 
 
@@ -123,7 +123,7 @@ SMALL = dict(epochs=2, min_steps=0, bs=32)
 TRAIN = '''import sys
 from pathlib import Path
 from cifake.all import demo_cifake, train_learner
-from cifake.recipes import recipe_from_json
+from cifake.training.recipes import recipe_from_json
 recipe = recipe_from_json(Path(sys.argv[1]).read_text())
 learn = train_learner(demo_cifake(n=100), recipe, out=sys.argv[2], verbose=False)'''
 BUSY = 'import torch\nx = torch.ones(600, 600)\nwhile True: x = (x @ x).clamp(0, 1)'

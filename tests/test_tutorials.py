@@ -49,8 +49,8 @@ def on_kaggle(folder):
     "What makes a machine one of Kaggle's: its variable, and an input folder, which is moved below `folder`"
     startup = folder/'home'/'.ipython'/'profile_default'/'startup'
     startup.mkdir(parents=True)
-    moved = f'cifake.data.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})'
-    (startup/'kaggle.py').write_text(f'import cifake.data, pathlib\n{moved}\n')
+    moved = f'cifake.data.dataset.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})'
+    (startup/'kaggle.py').write_text(f'import cifake.data.dataset, pathlib\n{moved}\n')
     return dict(KAGGLE_KERNEL_RUN_TYPE='Interactive')
 
 
@@ -59,8 +59,8 @@ def switched_on(source): return source.replace('FULL = False', 'FULL = True')
 
 def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
     attached = tmp_path/'input'/'cifake-real-and-ai-generated-synthetic-images'
-    draw = f'p = cifake.demo.demo_cifake({str(attached)!r}, n=200)'
-    make = f'import cifake.demo; {draw}; (p/".cifake-demo").unlink()'
+    draw = f'p = cifake.data.demo.demo_cifake({str(attached)!r}, n=200)'
+    make = f'import cifake.data.demo; {draw}; (p/".cifake-demo").unlink()'
     attached.parent.mkdir()
     run(jupyter/'python', '-c', make, cwd=tmp_path)
     (folder := tmp_path/'notebook').mkdir()

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-from cifake.models import create_model, load_weights, read_weights
+from cifake.models.registry import create_model, load_weights, read_weights
 from conftest import run
 
 INVERTED = dict(_expand_conv='conv_pw', _bn0='bn1', _depthwise_conv='conv_dw', _bn1='bn2',

@@ -36,7 +36,7 @@ from fresh import fresh_environment, other_environment
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = re.compile(r'"\s*#\s*\|\s*slow\b')  # a directive at the start of a line, in a notebook's JSON
 LINTED = 'cifake', 'tests', 'tools', 'benchmarks'
-LONGEST = '07_learner', '09_attribution', '02_loaders', '13_search', '11_compare', '12_objects', '05a_training'
+LONGEST = 'learner', 'faithfulness', 'cli', 'loaders', 'search', 'compare', 'objects', 'callbacks'
 counts = Counter()
 
 
@@ -188,7 +188,7 @@ def workplace(threads):
 
 def prepare(env):
     "What several parts need: a trained network, and environments that hold the wheel"
-    code = 'from cifake.learner import demo_run; print(demo_run())'
+    code = 'from cifake.training.learner import demo_run; print(demo_run())'
     result = run(sys.executable, '-W', 'ignore', '-c', code, **env, PYTHONPATH=str(ROOT))
     report_run('a network trained for examples', *result)
     for name, make in (('a fresh environment', fresh_environment), ('one of another Python', other_environment)):

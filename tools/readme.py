@@ -3,7 +3,7 @@
 What the site hides is left out here too. Code becomes a fence, and after it come its stored outputs: pictures as
 files, tables as Markdown, text as a fence. The badges and every address come from `pyproject.toml`:
 
-- links to notebooks, `[models](04_models.ipynb)`, become links to pages of the site;
+- links to notebooks, `[networks](models/networks.ipynb)`, become links to pages of the site;
 - other relative links count from `nbs/` in the notebook, and from the top of the repository in the README;
 - a comment that opens with the word readme, as in `<!-- readme See {repo} or {docs}. -->`, is shown in the README only.
 

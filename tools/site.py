@@ -174,7 +174,7 @@ def public_names():
     "The public names and the page of each, read from the imports of `cifake/all.py`"
     tree = ast.parse((ROOT/'cifake'/'all.py').read_text(encoding='utf-8'))
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return {name.name: node.module.split('.')[-1] for node in imports for name in node.names}
+    return {name.name: node.module.split('.', 1)[1] for node in imports for name in node.names}
 
 
 CLASSES = {'MLP'}  # named in capitals and yet no constants
@@ -187,15 +187,16 @@ def undocumented(site=SITE):
     "A line for each public name that its module's page does not show: a constant's value, or a signature"
     found = []
     for name, module in public_names().items():
-        page = site/f'{module}.html'
+        address = f'{module.replace(".", "/")}.html'
+        page = site/address
         text = page.read_text(encoding='utf-8') if page.exists() else ''
         if name.isupper() and name not in CLASSES:
             shown = re.search(rf'^{name} = ', plain(text), re.MULTILINE)
-            if not shown: found.append(f'{module}.html: {name} is not shown')
+            if not shown: found.append(f'{address}: {name} is not shown')
         else:
             section = re.search(rf'<h3[^>]*id="{name}".*?(?=<h[23]\b|</main>)', text, re.IGNORECASE | re.DOTALL)
             if not section or f'def {name}(' not in plain(section[0]):
-                found.append(f'{module}.html: {name} has no signature under a heading of its own')
+                found.append(f'{address}: {name} has no signature under a heading of its own')
     return found
 
 
