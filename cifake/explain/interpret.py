@@ -7,257 +7,331 @@ Docs: https://OWNER.github.io/cifake/explain/interpret.html.md"""
 # %% auto #0
 __all__ = ['GALLERIES', 'CifakeInterpretation']
 
-# %% ../../nbs/explain/interpret.ipynb #535c5061
+# %% ../../nbs/explain/interpret.ipynb #89b5618d
+from collections.abc import Callable, Iterable
 from math import ceil
-from fastcore.basics import patch
+
 import matplotlib.pyplot as plt
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from fastai.interpret import ClassificationInterpretation
+from fastcore.basics import patch
+from matplotlib.axes import Axes
 from PIL import Image
+from scipy.stats import MonteCarloMethod, chi2_contingency
 from sklearn.metrics import classification_report
-from ..data.dataset import LABELS
+
+from ..data.core import LABELS
 from ..measure.evaluate import _two_columns, calibration_of, plot_counts
 from ..measure.metrics import wilson
 
-# %% ../../nbs/explain/interpret.ipynb #6b6e1634
+# %% ../../nbs/explain/interpret.ipynb #b2c193ba
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
     def __init__(self,
         learn, # Trained learner
         dl, # Loader of labelled images, in a fixed order
         losses, # Tensor (n,): the loss of each image
-        act=None, # Activation that turns outputs into probabilities; None takes the loss's own
+        act:Callable=None, # Activation that turns outputs into probabilities; None takes the loss's own
         probabilities=None, # Tensor (n, 2) in the order of the vocabulary; None predicts them
     ):
         super().__init__(learn, dl, losses, act)
         self.vocab = list(self.vocab)
-        if probabilities is None: probabilities = learn.get_preds(dl=dl, act=act)[0]
-        probabilities = _two_columns(probabilities)
+        if probabilities is None:
+            probabilities = learn.get_preds(dl=dl, act=act)[0]
+        p_fake = _two_columns(probabilities)[:, self.vocab.index('FAKE')]
         items = list(dl.items)
         self.files = [o.file for o in items]
-        self.table = pd.DataFrame({k: [getattr(o, k) for o in items] for k in ('path', 'label', 'object_class')})
-        self.table['p_fake'] = probabilities[:, self.vocab.index('FAKE')].float().numpy().astype(float)
-        self.table['called'] = np.where(self.table.p_fake >= calibration_of(learn).threshold, 'FAKE', 'REAL')
+        self.table = pd.DataFrame({
+            'path': [o.path for o in items],
+            'label': [o.label for o in items],
+            'object_class': [o.object_class for o in items],
+            'p_fake': p_fake.float().numpy().astype(float)})
+        fake = self.table.p_fake >= calibration_of(learn).threshold
+        self.table['called'] = np.where(fake, 'FAKE', 'REAL')
         self.table['loss'] = np.asarray(losses, dtype=float)
 
-# %% ../../nbs/explain/interpret.ipynb #81acde29
+# %% ../../nbs/explain/interpret.ipynb #ffaa4fbc
 @patch(cls_method=True)
 def from_learner(cls:CifakeInterpretation,
     learn, # Trained learner
-    ds_idx:int=1, # 1 for validation, 0 for training; unused where `dl` is given
+    ds_idx:int=1, # 1 for validation, 0 for training; unused if `dl` is given
     dl=None, # Another loader, such as `test_dl(learn.dls)`
-    act=None, # Activation that turns outputs into probabilities; None takes the loss's own
-): # `CifakeInterpretation`
+    act:Callable=None, # Activation that turns outputs into probabilities; None takes the loss's own
+)->CifakeInterpretation: # With a prediction for each image
     "Predict every image of a loader, once"
-    if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
-    with learn.no_bar(), learn.no_logging(): probabilities, _, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+    if dl is None:
+        dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+    with learn.no_bar(), learn.no_logging():
+        probabilities, _, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
     return cls(learn, dl, losses, act, probabilities)
 
-# %% ../../nbs/explain/interpret.ipynb #3a9d0b37
+# %% ../../nbs/explain/interpret.ipynb #b8950ed2
 @patch
-def confusion_matrix(self:CifakeInterpretation)->np.ndarray: # (2, 2) counts: rows are labels, columns are verdicts, FAKE first
-    "Counts of verdicts for each label"
-    return pd.crosstab(self.table.label, self.table.called).reindex(index=self.vocab, columns=self.vocab, fill_value=0).to_numpy()
+def confusion_matrix(self:CifakeInterpretation)->np.ndarray: # (2, 2) counts: rows are labels, columns verdicts
+    "Counts of verdicts for each label, FAKE first"
+    counts = pd.crosstab(self.table.label, self.table.called)
+    counts = counts.reindex(index=self.vocab, fill_value=0)
+    counts = counts.reindex(columns=self.vocab, fill_value=0)
+    return counts.to_numpy()
 
 @patch
 def plot_confusion_matrix(self:CifakeInterpretation,
     normalize:bool=False, # Show shares of each row instead of counts
     title:str='Confusion matrix', # Title
-    ax=None, # Axes to draw on; None makes a figure
-): # The axes
+    ax:Axes=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Draw the confusion matrix"
     return plot_counts(self.confusion_matrix(), self.vocab, normalize, title, ax)
 
-# %% ../../nbs/explain/interpret.ipynb #87525353
+# %% ../../nbs/explain/interpret.ipynb #e0faadc5
 @patch
 def most_confused(self:CifakeInterpretation,
     min_val:int=1, # Fewest errors to be listed
 )->list: # (label, verdict, number of images), most errors first
-    "Kinds of error, the commonest first"
-    counts = self.confusion_matrix()
-    rows = [(self.vocab[i], self.vocab[j], int(n)) for (i,j),n in np.ndenumerate(counts) if i != j and n >= min_val]
-    return sorted(rows, key=lambda o: -o[2])
+    "Kinds of error and how often each occurs"
+    found = []
+    for (i,j),n in np.ndenumerate(self.confusion_matrix()):
+        if i != j and n >= min_val:
+            found.append((self.vocab[i], self.vocab[j], int(n)))
+    return sorted(found, key=lambda row: -row[2])
+
+# %% ../../nbs/explain/interpret.ipynb #82536f0a
+def _classification_report(interp, **kwargs):
+    "scikit-learn's report of the verdicts"
+    labels, verdicts = interp.table.label, interp.table.called
+    return classification_report(labels, verdicts, labels=interp.vocab, zero_division=np.nan, **kwargs)
 
 @patch
 def report(self:CifakeInterpretation)->pd.DataFrame: # Precision, recall, F1 and support by label and on average
     "scikit-learn's classification report as a table"
-    values = classification_report(self.table.label, self.table.called, labels=self.vocab, output_dict=True, zero_division=np.nan)
-    accuracy = values.pop('accuracy', None)
-    table = pd.DataFrame(values).T.astype({'support':int})
-    return table if accuracy is None else pd.concat([table, pd.DataFrame({'f1-score':accuracy, 'support':len(self.table)}, index=['accuracy'])])
+    values = _classification_report(self, output_dict=True)
+    if 'accuracy' in values:
+        values['accuracy'] = {'f1-score': values.pop('accuracy'), 'support': len(self.table)}
+    return pd.DataFrame.from_dict(values, orient='index').astype({'support':int})
 
 @patch
 def print_classification_report(self:CifakeInterpretation):
-    "scikit-learn's classification report as text, as fastai prints it"
-    print(classification_report(self.table.label, self.table.called, labels=self.vocab, zero_division=np.nan))
+    "Print scikit-learn's classification report, as fastai does"
+    print(_classification_report(self))
 
-# %% ../../nbs/explain/interpret.ipynb #59303412
-@patch
-def plot_images(self:CifakeInterpretation,
-    rows, # Positions in `table` of the images to draw
-    ncols:int=6, # Images in a row of the figure
-    axs=None, # Array of axes, one for each image; None makes a figure
-): # Array of axes
-    "Draw images with label, `p_fake` and object; wrong verdicts in red"
-    rows = list(rows)
-    if axs is None:
-        nrows, ncols = ceil(len(rows)/ncols), min(ncols, len(rows))
-        _, axs = plt.subplots(nrows, ncols, figsize=(1.35*ncols, 1.65*nrows), squeeze=False, layout='constrained')
-    axs = np.asarray(axs)
-    for ax in axs.flat: ax.axis('off')
-    for ax,i in zip(axs.flat, rows):
-        o = self.table.iloc[i]
-        ax.imshow(Image.open(self.files[i]).convert('RGB'), interpolation='nearest')
-        ax.set_title(f'{o.label} {o.p_fake:.2f}\n{o.object_class}', fontsize=8, color='black' if o.label == o.called else 'crimson')
+# %% ../../nbs/explain/interpret.ipynb #7dcce528
+def _image_axes(n, ncols):
+    "Axes for `n` images, at most `ncols` in a row"
+    nrows = ceil(n/ncols)
+    ncols = min(ncols, n)
+    figsize = 1.35*ncols, 1.65*nrows
+    _, axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False, layout='constrained')
     return axs
 
-# %% ../../nbs/explain/interpret.ipynb #7ae9f258
+@patch
+def plot_images(self:CifakeInterpretation,
+    rows:Iterable, # Positions in `table` of the images to draw
+    ncols:int=6, # Images in a row of the figure
+    axs:np.ndarray=None, # Array of axes, one for each image; None makes a figure
+    names:bool=False, # Add the name of the file to the caption
+)->np.ndarray: # Array of axes
+    "Draw images with label, `p_fake` and object; wrong verdicts in red"
+    rows = list(rows)
+    axs = _image_axes(len(rows), ncols) if axs is None else np.asarray(axs)
+    for ax in axs.flat:
+        ax.axis('off')
+    for ax,i in zip(axs.flat, rows, strict=False): # there may be axes to spare
+        image, file = self.table.iloc[i], self.files[i]
+        caption = f'{image.label} {image.p_fake:.2f}\n{image.object_class}'
+        if names:
+            caption += f'\n{file.name}'
+        color = 'black' if image.label == image.called else 'crimson'
+        ax.imshow(Image.open(file).convert('RGB'), interpolation='nearest')
+        ax.set_title(caption, fontsize=7 if names else 8, color=color)
+    return axs
+
+# %% ../../nbs/explain/interpret.ipynb #4e6cb41a
 @patch
 def plot_top_losses(self:CifakeInterpretation,
     k:int=12, # How many
-    largest:bool=True, # The worst; False draws the best
+    largest:bool=True, # The largest losses; False draws the smallest
     label:str=None, # Only images of this label; None takes both
-    **kwargs, # Passed to `plot_images`: `ncols`, `axs`
-): # Array of axes
+    **kwargs, # Passed to `plot_images`: `ncols`, `axs`, `names`
+)->np.ndarray: # Array of axes
     "Draw the images with the largest losses"
     table = self.table.reset_index(drop=True)
     if label is not None:
-        if label not in LABELS: raise ValueError(f'`label` is {label!r}: it is one of {LABELS}.')
+        if label not in LABELS:
+            raise ValueError(f'`label` is {label!r}: it is one of {LABELS}.')
         table = table[table.label == label]
-    return self.plot_images(table.sort_values('loss', ascending=not largest).index[:k], **kwargs)
+    rows = table.sort_values('loss', ascending=not largest).index[:k]
+    return self.plot_images(rows, **kwargs)
 
-# %% ../../nbs/explain/interpret.ipynb #b42fabc5
+# %% ../../nbs/explain/interpret.ipynb #3e299be5
 @patch
 def show_results(self:CifakeInterpretation,
-    idxs=None, # Positions in `table`; None draws 12 at random
+    idxs:Iterable=None, # Positions in `table`; None draws 12 at random
     seed:int=0, # Seed of that draw
-    **kwargs, # Passed to `plot_images`: `ncols`, `axs`
-): # Array of axes
+    **kwargs, # Passed to `plot_images`: `ncols`, `axs`, `names`
+)->np.ndarray: # Array of axes
     "Draw images with their verdicts"
-    if idxs is None: idxs = np.random.default_rng(seed).permutation(len(self.table))[:12]
+    if idxs is None:
+        idxs = np.random.default_rng(seed).permutation(len(self.table))[:12]
     return self.plot_images(np.atleast_1d(idxs), **kwargs)
 
-# %% ../../nbs/explain/interpret.ipynb #bc923891
+# %% ../../nbs/explain/interpret.ipynb #ede8d4c5
+def _plot_histogram(interp, rows, bins, ax):
+    "Histogram of `p_fake` by label"
+    for label,color in zip(interp.vocab, ('C1', 'C0'), strict=True):
+        p_fake = rows.p_fake[rows.label == label]
+        ax.hist(p_fake, bins=bins, range=(0,1), alpha=0.6, label=label, color=color)
+
 @patch
 def plot_confidence(self:CifakeInterpretation,
     bins:int=20, # Bins between 0 and 1
     object_class:str=None, # Only images of this object; None takes all
-    axs=None, # Two axes to draw on; None makes a figure
-): # The two axes
+    axs:Iterable=None, # Two axes to draw on; None makes a figure
+)->Iterable: # The two axes
     "Histogram of `p_fake` by label, for right and for wrong verdicts"
-    table = self.table if object_class is None else self.table[self.table.object_class == object_class]
-    if not len(table): raise ValueError(f'There is no image of {object_class!r}. There are: {", ".join(sorted(set(self.table.object_class)))}.')
-    if axs is None: _, axs = plt.subplots(1, 2, figsize=(7,2.6), layout='constrained')
+    table = self.table
+    if object_class is not None:
+        table = table[table.object_class == object_class]
+    if table.empty:
+        names = ', '.join(sorted(set(self.table.object_class)))
+        raise ValueError(f'There is no image of {object_class!r}. There are: {names}.')
+    if axs is None:
+        _, axs = plt.subplots(1, 2, figsize=(7,2.6), layout='constrained')
     right = table.label == table.called
-    for ax,rows,title in zip(axs, (table[right], table[~right]), ('called rightly', 'called wrongly')):
-        for label,color in zip(self.vocab, ('C1', 'C0')):
-            ax.hist(rows.p_fake[rows.label == label], bins=bins, range=(0,1), alpha=0.6, label=label, color=color)
+    verdicts = {'right verdicts': table[right], 'wrong verdicts': table[~right]}
+    for ax,(title,rows) in zip(axs, verdicts.items(), strict=True):
+        _plot_histogram(self, rows, bins, ax)
         ax.set(xlabel='p_fake', ylabel='images', title=f'{title}: {len(rows):,}')
     axs[0].legend()
     return axs
 
-# %% ../../nbs/explain/interpret.ipynb #980c72f8
+# %% ../../nbs/explain/interpret.ipynb #d4742433
 GALLERIES = ('false_positives', 'false_negatives', 'least_certain', 'confidently_wrong')
 
 @patch
 def errors(self:CifakeInterpretation,
     kind:str='confidently_wrong', # `false_positives`, `false_negatives`, `least_certain` or `confidently_wrong`
     k:int=12, # Most images
-)->pd.DataFrame: # Rows of `table`, the most telling first, with their positions as index and the column `file`
-    "Images of one kind of error; `ValueError` for a kind that there is not"
-    if kind not in GALLERIES: raise ValueError(f'`kind` is {kind!r}: it is one of {", ".join(GALLERIES)}.')
+)->pd.DataFrame: # Rows of `table`, the clearest case first, with their positions as index and the column `file`
+    "Images of one kind of error; `ValueError` for an unknown kind"
+    if kind not in GALLERIES:
+        raise ValueError(f'`kind` is {kind!r}: it is one of {", ".join(GALLERIES)}.')
     table = self.table.reset_index(drop=True).assign(file=self.files)
+    if kind != 'least_certain':
+        table = table[table.label != table.called]
+    if kind == 'false_positives':
+        table = table[table.label == 'REAL']
+    if kind == 'false_negatives':
+        table = table[table.label == 'FAKE']
     distance = (table.p_fake - calibration_of(self.learn).threshold).abs()
-    wrong = table.label != table.called
-    chosen = {'false_positives': wrong & (table.label == 'REAL'), 'false_negatives': wrong & (table.label == 'FAKE'),
-              'least_certain': wrong | True, 'confidently_wrong': wrong}[kind]
-    return table.loc[distance[chosen].sort_values(ascending=kind == 'least_certain', kind='stable').index[:k]]
+    order = distance.sort_values(ascending=kind == 'least_certain', kind='stable').index
+    return table.loc[order[:k]]
 
-# %% ../../nbs/explain/interpret.ipynb #db180540
+# %% ../../nbs/explain/interpret.ipynb #af2f7b8c
+def _gallery_maps(maps, learn, files):
+    "What the function `maps` gives for `files`; `ValueError` for a wrong shape"
+    found = np.asarray(maps(learn, files))
+    if found.ndim != 3 or len(found) != len(files):
+        raise ValueError(f'`maps` gave the shape {found.shape} for {len(files)} images: '
+                         'it has to give (n, height, width).')
+    return found
+
 @patch
 def plot_gallery(self:CifakeInterpretation,
     kind:str='confidently_wrong', # As in `errors`
     k:int=6, # Most images
-    maps=None, # Function of (learner, files) that gives (n, height, width) in [0, 1], such as `cam_maps`; None draws no maps
-    axs=None, # Array of axes, (1, n), or (2, n) with maps; None makes a figure
-): # Array of axes; None where there is no such error
-    "Draw images of one kind of error, with maps below"
+    maps:Callable=None, # Function of (learner, files) that gives (n, height, width) in [0, 1]; None draws no maps
+    axs:np.ndarray=None, # Array of axes, (1, n), or (2, n) with maps; None makes a figure
+)->np.ndarray|None: # Array of axes; None if there is no such error
+    "Draw images of one kind of error, with maps such as `cam_maps` below"
     rows = self.errors(kind, k)
-    if not len(rows): return print(f'There are no {kind.replace("_", " ")}.')
-    found = None if maps is None else np.asarray(maps(self.learn, list(rows.file)))
-    if found is not None and (found.ndim != 3 or len(found) != len(rows)): raise ValueError(f'`maps` gave the shape {found.shape} for {len(rows)} images: it has to give (n, height, width).')
-    lines = 1 if found is None else 2
-    if axs is None: _, axs = plt.subplots(lines, len(rows), figsize=(1.45*len(rows), 1.35*lines + 0.6), squeeze=False, layout='constrained')
-    axs = np.asarray(axs).reshape(lines, -1)
-    self.plot_images(rows.index, axs=axs[0])
-    for i,(ax,o) in enumerate(zip(axs[0], rows.itertuples())):
-        ax.set_title(f'{ax.get_title()}\n{o.file.name}', fontsize=7, color='black' if o.label == o.called else 'crimson')
-        if found is not None: axs[1,i].imshow(found[i], cmap=plt.get_cmap('inferno', 12), vmin=0, vmax=1, interpolation='nearest')
-    for ax in axs.flat: ax.axis('off')
+    if rows.empty:
+        return print(f'There are no {kind.replace("_", " ")}.')
+    files = list(rows.file)
+    found = [] if maps is None else _gallery_maps(maps, self.learn, files)
+    nrows = 2 if len(found) else 1
+    if axs is None:
+        figsize = 1.45*len(rows), 1.35*nrows + 0.6
+        _, axs = plt.subplots(nrows, len(rows), figsize=figsize, layout='constrained')
+    axs = np.asarray(axs).reshape(nrows, -1)
+    self.plot_images(rows.index, axs=axs[0], names=True)
+    for ax,o in zip(axs[-1], found, strict=False): # there may be axes to spare
+        ax.imshow(o, cmap=plt.get_cmap('inferno', 12), vmin=0, vmax=1, interpolation='nearest')
+        ax.axis('off')
     return axs
 
-# %% ../../nbs/explain/interpret.ipynb #55477fd1
+# %% ../../nbs/explain/interpret.ipynb #9d3ff170
 @patch
-def by_object(self:CifakeInterpretation)->pd.DataFrame: # A row for each object, most errors first; `low` and `high` bound the error rate at 95%
-    "Errors for each object class"
-    table = self.table.assign(error=self.table.label != self.table.called)
-    rows = []
-    for name,part in table.groupby('object_class'):
-        fake, real = (part.error[part.label == o] for o in LABELS)
-        low, high = wilson(int(part.error.sum()), len(part))
-        rows.append(dict(object_class=name, images=len(part), errors=int(part.error.sum()), error_rate=part.error.mean(), low=low, high=high,
-                         fake_called_real=int(fake.sum()), real_called_fake=int(real.sum())))
-    return pd.DataFrame(rows).set_index('object_class').sort_values('error_rate', ascending=False)
+def by_object(self:CifakeInterpretation)->pd.DataFrame: # A row for each object, most errors first
+    "Errors of each object, and the 95% interval `low` to `high` of the error rate"
+    wrong = self.table.label != self.table.called
+    table = self.table.assign(
+        errors=wrong,
+        fake_called_real=wrong & (self.table.label == 'FAKE'),
+        real_called_fake=wrong & (self.table.label == 'REAL'))
+    groups = table.groupby('object_class')
+    rows = groups[['errors', 'fake_called_real', 'real_called_fake']].sum()
+    rows.insert(0, 'images', groups.size())
+    rows.insert(2, 'error_rate', rows.errors/rows.images)
+    ends = [wilson(o.errors, o.images) for o in rows.itertuples()]
+    rows.insert(3, 'low', [low for low,_ in ends])
+    rows.insert(4, 'high', [high for _,high in ends])
+    return rows.sort_values('error_rate', ascending=False)
 
 @patch
 def plot_by_object(self:CifakeInterpretation,
-    ax=None, # Axes to draw on; None makes a figure
-): # The axes
+    ax:Axes=None, # Axes to draw on; None makes a figure
+)->Axes: # The axes
     "Error rate of each object with its 95% interval"
     rows = self.by_object()
-    if ax is None: _, ax = plt.subplots(figsize=(5,2.8), layout='constrained')
-    ends = np.clip([rows.error_rate - rows.low, rows.high - rows.error_rate], 0, None)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5,2.8), layout='constrained')
+    below = rows.error_rate - rows.low
+    above = rows.high - rows.error_rate
+    ends = np.clip([below, above], 0, None)
     ax.errorbar(100*rows.error_rate, rows.index, xerr=100*ends, fmt='o', capsize=3)
     ax.invert_yaxis()
     ax.set(xlabel='errors (%), with 95% interval')
     return ax
 
-# %% ../../nbs/explain/interpret.ipynb #16c4b2e8
+# %% ../../nbs/explain/interpret.ipynb #89da8de7
 @patch
 def plot_confidence_by_object(self:CifakeInterpretation,
     bins:int=20, # Bins between 0 and 1
     ncols:int=5, # Objects in a row of the figure
-    axs=None, # Array of axes, one for each object; None makes a figure
-): # Array of axes
+    axs:np.ndarray=None, # Array of axes, one for each object; None makes a figure
+)->np.ndarray: # Array of axes
     "Histogram of `p_fake` by label for each object, most errors first, with the threshold"
-    rows, threshold = self.by_object(), calibration_of(self.learn).threshold
-    if axs is None: _, axs = plt.subplots(ceil(len(rows)/ncols), ncols, figsize=(1.9*ncols, 1.75*ceil(len(rows)/ncols)), sharex=True, sharey=True, squeeze=False, layout='constrained')
+    rows = self.by_object()
+    if axs is None:
+        nrows = ceil(len(rows)/ncols)
+        _, axs = plt.subplots(nrows, ncols, figsize=(1.9*ncols, 1.75*nrows), sharex=True, sharey=True,
+                              squeeze=False, layout='constrained')
     axs = np.asarray(axs)
-    for ax,row in zip(axs.flat, rows.itertuples()):
-        part = self.table[self.table.object_class == row.Index]
-        for label,color in zip(self.vocab, ('C1', 'C0')):
-            ax.hist(part.p_fake[part.label == label], bins=bins, range=(0,1), alpha=0.6, label=label, color=color)
-        ax.axvline(threshold, color='grey', lw=0.8, ls='--')
+    for ax in axs.flat[len(rows):]:
+        ax.axis('off')
+    for ax,row in zip(axs.flat, rows.itertuples(), strict=False):
+        _plot_histogram(self, self.table[self.table.object_class == row.Index], bins, ax)
+        ax.axvline(calibration_of(self.learn).threshold, color='grey', lw=0.8, ls='--')
         ax.set_title(f'{row.Index}: {row.errors} of {row.images} wrong', fontsize=8)
-    for ax in axs.flat[len(rows):]: ax.axis('off')
     axs.flat[0].legend(fontsize=7)
     axs.flat[0].figure.supxlabel('p_fake', fontsize=9)
     return axs
 
-# %% ../../nbs/explain/interpret.ipynb #c8d47ab5
+# %% ../../nbs/explain/interpret.ipynb #e731cc35
 @patch
 def objects_differ(self:CifakeInterpretation,
     label:str=None, # Only images of this label; None takes both
-    draws:int=9999, # Tables drawn by chance
-    seed:int=0, # Of the draws
+    draws:int=9999, # Random tables
+    seed:int=0, # Of the random tables
 )->dict: # `chi2`, `p` in (0, 1], `objects`, `images`, `errors`
-    "Whether error rates differ between objects, by a Monte Carlo test"
-    rows = self.table if label is None else self.table[self.table.label == label]
-    counts = rows.assign(error=rows.label != rows.called).groupby('object_class').error.agg(['size', 'sum'])
-    n, wrong = counts['size'].to_numpy(), counts['sum'].to_numpy()
-    found = dict(chi2=0., p=1., objects=len(n), images=int(n.sum()), errors=int(wrong.sum()))
-    if len(n) < 2 or wrong.sum() in (0, n.sum()): return found
-    share = wrong.sum()/n.sum()
-    chi2 = lambda o: ((o - n*share)**2/(n*share*(1 - share))).sum(-1)
-    drawn = chi2(np.random.default_rng(seed).multivariate_hypergeometric(n, wrong.sum(), draws))
-    return {**found, 'chi2':float(chi2(wrong)), 'p':float(1 + (drawn >= chi2(wrong) - 1e-9).sum())/(draws + 1)}
+    "Test whether error rates differ between objects, by Monte Carlo"
+    table = self.table if label is None else self.table[self.table.label == label]
+    wrong = table.label != table.called
+    counts = pd.crosstab(table.object_class, wrong)
+    found = dict(chi2=0., p=1., objects=len(counts), images=len(table), errors=int(wrong.sum()))
+    if min(counts.shape) < 2: # one object, or no error, or errors alone
+        return found
+    method = MonteCarloMethod(n_resamples=draws, rng=np.random.default_rng(seed))
+    test = chi2_contingency(counts, correction=False, method=method)
+    return found | dict(chi2=float(test.statistic), p=float(test.pvalue))

@@ -1,4 +1,4 @@
-"""The cue itself, seen without any network
+"""The difference between FAKE and REAL, measured without a network
 
 Docs: https://OWNER.github.io/cifake/explain/spectrum.html.md"""
 
@@ -7,125 +7,189 @@ Docs: https://OWNER.github.io/cifake/explain/spectrum.html.md"""
 # %% auto #0
 __all__ = ['as_list', 'as_picture', 'Spectrum', 'mean_spectrum', 'plot_spectrum', 'cifake_spectrum']
 
-# %% ../../nbs/explain/spectrum.ipynb #fbc845b1
+# %% ../../nbs/explain/spectrum.ipynb #dc165a4c
 import json
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
+
 import matplotlib.pyplot as plt
-import numpy as np, pandas as pd, torch
+import numpy as np
+import pandas as pd
+import torch
 from fastai.vision.core import PILImage
 from matplotlib.axes import Axes
+from numpy.fft import fft2, fftfreq, fftshift
 from scipy.stats import t
-from ..data.dataset import LABELS
 
-# %% ../../nbs/explain/spectrum.ipynb #9f900cd7
+from ..data.core import LABELS
+
+# %% ../../nbs/explain/spectrum.ipynb #5e295e88
 def as_list(
-    items:object, # Paths, 8-bit arrays (height, width, 3), PIL images or `Item`s; one of them, a list, a column, a generator, or a loader with `items`
+    items:object, # Paths, 8-bit arrays (height, width, 3), PIL images, `Item`s: one, several, or a loader with `items`
 )->list: # At least one
     "`items` as a list; `ValueError` for an empty one"
-    if hasattr(items, 'dataset') and not hasattr(items, 'items'): raise ValueError('This loader does not know its items: give a list of files or arrays, or a loader of `cifake_dls`.')
-    if isinstance(items, (dict, pd.DataFrame)): raise ValueError('`items` is a table: give its images alone, such as the column `file`.')
+    if hasattr(items, 'dataset') and not hasattr(items, 'items'):
+        raise ValueError('This loader does not know its items: give a list of files or arrays, '
+                         'or a loader of `cifake_dls`.')
+    if isinstance(items, (dict, pd.DataFrame)):
+        raise ValueError('`items` is a table: give one column of images, such as `file`.')
     own = getattr(items, 'items', None)
-    if own is not None and not callable(own): items = own # a loader's; that of a pandas column is a method
-    single = isinstance(items, (str, bytes)) or not hasattr(items, '__iter__') or getattr(items, 'ndim', 0) == 3
-    items = [items] if single else list(items)
-    if not items: raise ValueError('There is no image in `items`: the selection is empty.')
+    if own is not None and not callable(own): # those of a loader; a pandas column has a method of that name
+        items = own
+    iterable = hasattr(items, '__iter__') and not isinstance(items, (str, bytes))
+    if not iterable or getattr(items, 'ndim', 0) == 3:
+        return [items]
+    items = list(items)
+    if not items:
+        raise ValueError('There is no image in `items`: the selection is empty.')
     return items
 
+# %% ../../nbs/explain/spectrum.ipynb #5dd8221f
 def as_picture(
     o:object, # Path, 8-bit array (height, width, 3), PIL image or `Item`
 )->PILImage: # In RGB
-    "One picture, read; `ValueError` where it cannot be"
+    "One image, read; `ValueError` if it cannot be read"
     o = getattr(o, 'file', o)
-    if torch.is_tensor(o): o = o.cpu().numpy()
+    if torch.is_tensor(o):
+        o = o.cpu().numpy()
     if isinstance(o, np.ndarray) and (o.dtype != np.uint8 or o.ndim != 3 or o.shape[-1] != 3):
-        raise ValueError(f'An array of images has 8-bit values and the shape (height, width, 3), this one {o.dtype} and {o.shape}.')
-    try: return PILImage.create(o).convert('RGB')
-    except Exception as e: raise ValueError(f'{o if isinstance(o, str) or hasattr(o, "parent") else "An image"} could not be read as an image ({type(e).__name__}).') from e
+        raise ValueError(f'An array has to hold 8-bit values and have the shape (height, width, 3): '
+                         f'this one has {o.dtype} and {o.shape}.')
+    try:
+        return PILImage.create(o).convert('RGB')
+    except Exception as e:
+        name = o if isinstance(o, str) or hasattr(o, 'parent') else 'An image'
+        raise ValueError(f'{name} could not be read as an image ({type(e).__name__}).') from e
 
-# %% ../../nbs/explain/spectrum.ipynb #5abe985a
+# %% ../../nbs/explain/spectrum.ipynb #0e87bc25
 class Spectrum(NamedTuple):
-    "What `mean_spectrum` found"
+    """What `mean_spectrum` finds
+
+    `radial` has the columns `frequency`, in cycles per pixel, and one for each label. With both labels it also has
+    `difference` (FAKE minus REAL, in decades of power), `effect` and its 95% interval `low`, `high`.
+    """
     mean: dict # By label: (height, width), the mean logarithm (base 10) of the power, frequency 0 in the centre
-    radial: pd.DataFrame # `frequency` in cycles a pixel, a column for each label; with both labels also `difference` (FAKE less REAL, in decades of power), `effect` and its 95% interval `low`, `high`
+    radial: pd.DataFrame # A row for each frequency
 
 def _log_power(images):
     "log10 of the power (n, height, width) of grey images with values from 0 to 1"
     h, w = images.shape[1:]
-    taper = np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1])
-    power = np.abs(np.fft.fft2((images - images.mean((1, 2), keepdims=True))*taper))**2/(taper**2).sum()
-    return np.log10(np.fft.fftshift(power, (1, 2)) + 1e-8)
+    window = np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1])
+    images = images - images.mean((1, 2), keepdims=True)
+    power = np.abs(fft2(images*window))**2
+    power /= (window**2).sum()
+    return np.log10(fftshift(power, (1, 2)) + 1e-8)
 
-def _rings(h, w):
+def _ring_numbers(h, w):
     "Number of the ring of each frequency, -1 outside; the last ring is the finest structure that both sides can hold"
-    fy, fx = (np.fft.fftshift(np.fft.fftfreq(o)) for o in (h, w))
+    fy = fftshift(fftfreq(h))
+    fx = fftshift(fftfreq(w))
     ring = np.rint(np.hypot(fy[:,None], fx)*min(h, w)).astype(int)
-    return np.where((ring > 0) & (ring <= min(h, w)//2), ring, -1)
+    inside = (ring > 0) & (ring <= min(h, w)//2)
+    return np.where(inside, ring, -1)
 
-def _effect(fake, real):
+def _effect_size(fake, real):
     "Cohen's d of each column, with an interval from its standard error (Hedges & Olkin 1985, p. 86)"
     n, m = len(fake), len(real)
-    pooled = np.sqrt(((n-1)*fake.var(0, ddof=1) + (m-1)*real.var(0, ddof=1))/(n+m-2))
-    d = (fake.mean(0) - real.mean(0))/pooled
-    half = t.ppf(0.975, n+m-2)*np.sqrt((n+m)/(n*m) + d*d/(2*(n+m)))
+    free = n + m - 2
+    squares = (n-1)*fake.var(0, ddof=1) + (m-1)*real.var(0, ddof=1)
+    d = (fake.mean(0) - real.mean(0))/np.sqrt(squares/free)
+    variance = 1/n + 1/m + d**2/(2*(n+m))
+    half = t.ppf(0.975, free)*np.sqrt(variance)
     return dict(effect=d, low=d-half, high=d+half)
 
-# %% ../../nbs/explain/spectrum.ipynb #a3a2a032
-def mean_spectrum(
-    items:object, # Images, as in `cam_maps`, all of one size; 8-bit arrays (n, height, width, 3) are quickest
-    labels:Sequence[str]|np.ndarray|pd.Series|None=None, # Label of each image; None takes those of `Item`s, or the name of each file's folder
-)->Spectrum: # `mean` and `radial`
-    "Mean log power spectrum of each label, and what sets FAKE apart at each frequency; `ValueError` for images of several sizes"
-    items = as_list(items)
-    if labels is None: labels = [getattr(o, 'label', None) or getattr(getattr(o, 'parent', None), 'name', 'all') for o in items]
-    labels = np.asarray(labels)
-    if len(labels) != len(items): raise ValueError(f'There are {len(labels)} labels for {len(items)} images.')
-    sums, rows, sizes = {}, [], set()
-    for i in range(0, len(items), 1024):
-        pixels = [np.asarray(as_picture(o)) for o in items[i:i+1024]]
-        sizes |= {o.shape[:2] for o in pixels}
-        if len(sizes) > 1: raise ValueError(f'The images have several sizes, such as {" and ".join("x".join(map(str, o)) for o in sorted(sizes)[:2])}: a spectrum needs one.')
-        power = _log_power(np.stack(pixels).mean(-1)/255)
-        rings = _rings(*power.shape[1:])
-        for name in set(labels[i:i+1024]): sums[name] = sums.get(name, 0) + power[labels[i:i+1024] == name].sum(0)
-        rows.append(np.stack([power[:,rings == k].mean(1) for k in range(1, rings.max()+1)], 1))
-    rows, counts = np.concatenate(rows), pd.Series(labels).value_counts()
-    radial = pd.DataFrame({'frequency': np.arange(1, rings.max()+1)/min(rings.shape), **{o: rows[labels == o].mean(0) for o in sorted(sums)}})
-    if set(LABELS) <= set(sums) and counts[LABELS].min() > 1:
-        radial['difference'] = radial.FAKE - radial.REAL
-        radial = radial.assign(**_effect(*(rows[labels == o] for o in LABELS)))
-    return Spectrum({o: sums[o]/counts[o] for o in sorted(sums)}, radial)
+# %% ../../nbs/explain/spectrum.ipynb #cea4a6d0
+def _label_of(item):
+    "Label of an `Item`, or the name of a file's folder"
+    folder = getattr(item, 'parent', None)
+    return getattr(item, 'label', None) or getattr(folder, 'name', 'all')
 
-# %% ../../nbs/explain/spectrum.ipynb #2b9e816b
+def _power_in_batches(items, size=1024):
+    "Log power of images, a batch at a time; `ValueError` for images of several sizes"
+    sizes = set()
+    for i in range(0, len(items), size):
+        pixels = [np.asarray(as_picture(o)) for o in items[i:i+size]]
+        sizes |= {o.shape[:2] for o in pixels}
+        if len(sizes) > 1:
+            (a, b), (c, d), *_ = sorted(sizes)
+            raise ValueError(f'The images have several sizes, such as {a}x{b} and {c}x{d}: bring them to one size.')
+        yield slice(i, i + size), _log_power(np.stack(pixels).mean(-1)/255)
+
+def _mean_by_ring(power):
+    "Mean power (n, rings) of each image in each ring"
+    number = _ring_numbers(*power.shape[1:])
+    return np.stack([power[:,number == k].mean(1) for k in range(1, number.max() + 1)], 1)
+
+def _radial(rings, labels, side):
+    "Table of the power along the radius"
+    frequency = np.arange(1, rings.shape[1] + 1)/side
+    by_label = {name: rings[labels == name] for name in sorted(set(labels))}
+    table = pd.DataFrame({'frequency': frequency} | {name: o.mean(0) for name,o in by_label.items()})
+    if any(len(by_label.get(name, [])) < 2 for name in LABELS):
+        return table
+    table['difference'] = table.FAKE - table.REAL
+    return table.assign(**_effect_size(by_label['FAKE'], by_label['REAL']))
+
+# %% ../../nbs/explain/spectrum.ipynb #0126a8fc
+def mean_spectrum(
+    items:object, # Images of one size, as in `as_list`; 8-bit arrays (n, height, width, 3) are quickest
+    labels:Sequence[str]|np.ndarray|pd.Series|None=None, # Label of each image; None takes that of an `Item` or a folder
+)->Spectrum: # `mean` and `radial`
+    "Mean log power spectrum of each label, and the effect size of FAKE at each frequency"
+    items = as_list(items)
+    if labels is None:
+        labels = [_label_of(o) for o in items]
+    labels = np.asarray(labels)
+    if len(labels) != len(items):
+        raise ValueError(f'There are {len(labels)} labels for {len(items)} images: give one label for each image.')
+    sums = dict.fromkeys(sorted(set(labels)), 0)
+    rings = []
+    for part,power in _power_in_batches(items):
+        rings.append(_mean_by_ring(power))
+        for name in sums:
+            sums[name] = sums[name] + power[labels[part] == name].sum(0)
+    mean = {name: o/(labels == name).sum() for name,o in sums.items()}
+    return Spectrum(mean, _radial(np.concatenate(rings), labels, min(power.shape[1:])))
+
+# %% ../../nbs/explain/spectrum.ipynb #f0e82661
 def plot_spectrum(
-    spectrum:Spectrum, # What `mean_spectrum` found, with both labels
-    axs:Sequence[Axes]|np.ndarray|None=None, # Three axes to draw on, two where there are no mean spectra; None makes a figure
+    spectrum:Spectrum, # What `mean_spectrum` finds, with both labels
+    axs:Sequence[Axes]|np.ndarray|None=None, # Three axes, or two if there are no mean spectra; None makes a figure
 )->Sequence[Axes]|np.ndarray: # The axes
     "Radial power by label, effect size by frequency, and the difference of the mean spectra"
-    if 'effect' not in spectrum.radial: raise ValueError('This spectrum has only one label: the figure compares FAKE and REAL.')
-    rows, n = spectrum.radial, 3 if spectrum.mean else 2
-    if axs is None: _, axs = plt.subplots(1, n, figsize=(3.2*n, 2.7), layout='constrained')
-    for name,color in zip(LABELS, ('C1', 'C0')): axs[0].plot(rows.frequency, rows[name], color=color, label=name)
+    rows = spectrum.radial
+    if 'effect' not in rows:
+        raise ValueError('This spectrum has only one label: the figure compares FAKE and REAL.')
+    n = 3 if spectrum.mean else 2
+    if axs is None:
+        _, axs = plt.subplots(1, n, figsize=(3.2*n, 2.7), layout='constrained')
+    for name,color in zip(LABELS, ('C1', 'C0'), strict=True):
+        axs[0].plot(rows.frequency, rows[name], color=color, label=name)
     axs[0].legend()
-    axs[0].set(xlabel='cycles a pixel', title='log10 of power')
+    axs[0].set(xlabel='cycles per pixel', title='log10 of power')
     axs[1].fill_between(rows.frequency, rows.low, rows.high, alpha=0.3)
     axs[1].plot(rows.frequency, rows.effect)
     axs[1].axhline(0, color='grey', lw=0.8)
-    axs[1].set(xlabel='cycles a pixel', title="FAKE less REAL, Cohen's d")
-    return _plot_difference(spectrum.mean, axs) if n == 3 else axs
-
-def _plot_difference(mean, axs):
-    "Difference of the mean spectra on the last of the axes"
-    difference = mean['FAKE'] - mean['REAL']
-    most = np.abs(difference).max()
-    shown = axs[2].imshow(difference, cmap='RdBu_r', vmin=-most, vmax=most, extent=(-.5, .5, .5, -.5))
-    axs[2].set(title='FAKE less REAL, log10')
-    axs[2].figure.colorbar(shown, ax=axs[2], shrink=0.8)
+    axs[1].set(xlabel='cycles per pixel', title="FAKE minus REAL, Cohen's d")
+    if spectrum.mean:
+        _plot_difference(spectrum.mean, axs[2])
     return axs
 
-# %% ../../nbs/explain/spectrum.ipynb #d13d2627
-def cifake_spectrum()->Spectrum: # As `mean_spectrum` gives it; `mean` is empty where only the curves were kept
-    "The spectrum of CIFAKE's training images, as measured"
-    values = json.loads((files('cifake')/'measured'/'attribution.json').read_text())['spectrum']
-    return Spectrum({k: np.array(o) for k,o in values.get('mean', {}).items()}, pd.DataFrame(values['radial']))
+def _plot_difference(mean, ax):
+    "Difference of the mean spectra"
+    difference = mean['FAKE'] - mean['REAL']
+    most = np.abs(difference).max()
+    shown = ax.imshow(difference, cmap='RdBu_r', vmin=-most, vmax=most, extent=(-.5, .5, .5, -.5))
+    ax.set(title='FAKE minus REAL, log10')
+    ax.figure.colorbar(shown, ax=ax, shrink=0.8)
+
+# %% ../../nbs/explain/spectrum.ipynb #7eb5ae6a
+def cifake_spectrum()->Spectrum: # As `mean_spectrum` gives it; `mean` is empty if only the curves were kept
+    "The measured spectrum of CIFAKE's training images"
+    file = files('cifake')/'measured'/'attribution.json'
+    values = json.loads(file.read_text())['spectrum']
+    mean = values.get('mean', {})
+    mean = {label: np.array(o) for label,o in mean.items()}
+    radial = pd.DataFrame(values['radial'])
+    return Spectrum(mean, radial)
