@@ -34,9 +34,9 @@ def _by(values, groups):
 
 
 def _over_chance(a, b):
-    "`overlap` with what each measure has over shuffled maps, image by image"
-    from cifake.explain.faithfulness import overlap
-    table = overlap(a, b, shuffles=5 if len(a) > 1000 else 100)  # thousands of images average out by themselves
+    "`map_overlap` with what each measure has over shuffled maps, image by image"
+    from cifake.explain.agreement import map_overlap
+    table = map_overlap(a, b, shuffles=5 if len(a) > 1000 else 100)  # thousands of images average out by themselves
     return table.assign(**{f'{o}_over': table[o] - table[f'{o}_shuffled'] for o in ('iou', 'spearman', 'ssim')})
 
 
@@ -153,12 +153,12 @@ def _agreement(nets, items, maps, labels, right):
 def _places(maps, items, labels):
     "Where maps look, and the mean map of each label"
     from cifake.data.core import LABELS
-    from cifake.explain.faithfulness import where
+    from cifake.explain.agreement import map_regions
     by_label = {label: labels == label for label in LABELS}
     looks, means = {}, {}
     for (net, kind), o in maps.items():
         name = f'{kind} of {net}'
-        looks[name] = _by(where(items, o), by_label)
+        looks[name] = _by(map_regions(items, o), by_label)
         means[name] = {k: o[chosen].mean(0).astype(float).round(3).tolist() for k, chosen in by_label.items()}
     return {'where': looks, 'mean maps': means}
 
@@ -187,7 +187,7 @@ def main(
     from cifake.data.core import LABELS
     from cifake.data.find import find_cifake
     from cifake.explain.interpret import CifakeInterpretation
-    from cifake.explain.maps import default_layer
+    from cifake.explain.layers import default_layer
     from cifake.training.learner import load_pretrained
     nets = {o: load_pretrained(o, path=find_cifake()) for o in (cnn, transformer)}
     items = list(nets[cnn].dls.valid.items)

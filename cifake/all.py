@@ -33,11 +33,6 @@ from cifake.data.augment import (
     RandomResample,
     cifake_tfms,
 )
-from cifake.explain.spectrum import (
-    cifake_spectrum,
-    mean_spectrum,
-    plot_spectrum,
-)
 from cifake.models.networks import (
     MLP,
     BirdLotfiCNN,
@@ -102,24 +97,24 @@ from cifake.training.learner import (
 from cifake.explain.interpret import (
     CifakeInterpretation,
 )
+from cifake.explain.spectrum import (
+    mean_spectrum,
+    plot_spectrum,
+)
 from cifake.explain.maps import (
     attention_maps,
     cam_maps,
-    default_layer,
-    map_layers,
     plot_maps,
 )
+from cifake.explain.agreement import (
+    map_overlap,
+)
 from cifake.explain.faithfulness import (
-    curves,
     faithfulness,
-    map_results,
-    map_scores,
-    mean_curves,
-    overlap,
-    plot_curves,
-    plot_mean_maps,
-    road,
-    where,
+)
+from cifake.explain.verdict import (
+    occlusion_map,
+    stability,
 )
 from cifake.measure.robustness import (
     CORRUPTIONS,
@@ -164,12 +159,6 @@ from cifake.serve.detector import (
 )
 from cifake.serve.batches import (
     BatchDetector,
-)
-from cifake.explain.verdict import (
-    CHANGES,
-    occlusion_map,
-    plot_stability,
-    stability,
 )
 from cifake.serve.app import (
     build_app,

@@ -50,9 +50,10 @@ from cifake.data.augment import (
     random_windows,
 )
 from cifake.data.demo import demo_cifake
-from cifake.explain.faithfulness import curves, randomised, road
+from cifake.explain.faithfulness import deletion_insertion, randomised, road
 from cifake.explain.interpret import CifakeInterpretation
-from cifake.explain.maps import _lead, _rollout, attention_maps, cam_maps, map_layers
+from cifake.explain.layers import lead_of, map_layers
+from cifake.explain.maps import _rollout, attention_maps, cam_maps
 from cifake.measure.calibration import DetectorLoss
 from cifake.measure.evaluate import calibrate, evaluate
 from cifake.measure.robustness import CORRUPTIONS, corrupt, p_fake_of_images
@@ -154,7 +155,7 @@ FUNCTIONS = {
     'RandomBlur': lambda x: RandomBlur().change(x, 1.), 'RandomResample': lambda x: RandomResample().change(x, 0.6),
     'RandomNoise': lambda x: RandomNoise().change(x, 0.1), 'RandomJPEG': lambda x: RandomJPEG().change(x, 50),
     'MultiScale': lambda x: interpolate(x, (40, 40), mode='bilinear', antialias=True),
-    'fold_objects': lambda x: fold_objects(x.flatten(1)[:, :20]), 'cam_maps': lambda x: _lead(x[:, :2, 0, 0]),
+    'fold_objects': lambda x: fold_objects(x.flatten(1)[:, :20]), 'cam_maps': lambda x: lead_of(x[:, :2, 0, 0]),
     'verdicts': lambda x: DetectorLoss().decodes(x[:, :2, 0, 0]),
     'attention_maps': lambda x: _rollout([x[:, :, :9, :9]]*2, [x[:, :, :9, :9]]*2, 'gradient_rollout')}
 
@@ -507,7 +508,8 @@ def p_fake_of(learn): return evaluate(learn, split='valid').predictions.p_fake.t
 def explained(learn, files):
     maps = cam_maps(learn, files)
     with randomised(learn, files) as other: shuffled = other.get_preds()[0]
-    return dict(maps=maps, curves=np.stack(curves(learn, files, maps, steps=2)), road=road(learn, files, maps),
+    curves = np.stack(deletion_insertion(learn, files, maps, steps=2))
+    return dict(maps=maps, curves=curves, road=road(learn, files, maps),
                 shuffled=shuffled, layers=map_layers(learn)[['channels', 'height']].to_numpy(), **cost_of(learn))
 
 

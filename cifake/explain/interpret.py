@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/explain/interpret.html.md"""
 # %% auto #0
 __all__ = ['GALLERIES', 'CifakeInterpretation']
 
-# %% ../../nbs/explain/interpret.ipynb #89b5618d
+# %% ../../nbs/explain/interpret.ipynb #ef301b4d
 from collections.abc import Callable, Iterable
 from math import ceil
 
@@ -17,11 +17,11 @@ import pandas as pd
 from fastai.interpret import ClassificationInterpretation
 from fastcore.basics import patch
 from matplotlib.axes import Axes
-from PIL import Image
 from scipy.stats import MonteCarloMethod, chi2_contingency
 from sklearn.metrics import classification_report
 
 from ..data.core import LABELS
+from ..data.pictures import read_picture
 from ..measure.evaluate import _two_columns, calibration_of, plot_counts
 from ..measure.metrics import wilson
 
@@ -115,7 +115,7 @@ def print_classification_report(self:CifakeInterpretation):
     "Print scikit-learn's classification report, as fastai does"
     print(_classification_report(self))
 
-# %% ../../nbs/explain/interpret.ipynb #7dcce528
+# %% ../../nbs/explain/interpret.ipynb #bbf689c3
 def _image_axes(n, ncols):
     "Axes for `n` images, at most `ncols` in a row"
     nrows = ceil(n/ncols)
@@ -142,7 +142,7 @@ def plot_images(self:CifakeInterpretation,
         if names:
             caption += f'\n{file.name}'
         color = 'black' if image.label == image.called else 'crimson'
-        ax.imshow(Image.open(file).convert('RGB'), interpolation='nearest')
+        ax.imshow(read_picture(file).image, interpolation='nearest')
         ax.set_title(caption, fontsize=7 if names else 8, color=color)
     return axs
 

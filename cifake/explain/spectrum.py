@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/explain/spectrum.html.md"""
 # %% auto #0
 __all__ = ['as_list', 'as_picture', 'Spectrum', 'mean_spectrum', 'plot_spectrum', 'cifake_spectrum']
 
-# %% ../../nbs/explain/spectrum.ipynb #dc165a4c
+# %% ../../nbs/explain/spectrum.ipynb #96af660b
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -23,6 +23,7 @@ from numpy.fft import fft2, fftfreq, fftshift
 from scipy.stats import t
 
 from ..data.core import LABELS
+from ..data.pictures import read_picture
 
 # %% ../../nbs/explain/spectrum.ipynb #5e295e88
 def as_list(
@@ -45,7 +46,7 @@ def as_list(
         raise ValueError('There is no image in `items`: the selection is empty.')
     return items
 
-# %% ../../nbs/explain/spectrum.ipynb #5dd8221f
+# %% ../../nbs/explain/spectrum.ipynb #ead9f4cf
 def as_picture(
     o:object, # Path, 8-bit array (height, width, 3), PIL image or `Item`
 )->PILImage: # In RGB
@@ -57,10 +58,10 @@ def as_picture(
         raise ValueError(f'An array has to hold 8-bit values and have the shape (height, width, 3): '
                          f'this one has {o.dtype} and {o.shape}.')
     try:
-        return PILImage.create(o).convert('RGB')
-    except Exception as e:
+        return PILImage.create(read_picture(o, None).image)
+    except (ValueError, OSError, TypeError) as e:
         name = o if isinstance(o, str) or hasattr(o, 'parent') else 'An image'
-        raise ValueError(f'{name} could not be read as an image ({type(e).__name__}).') from e
+        raise ValueError(f'{name} could not be read as an image: {e}') from e
 
 # %% ../../nbs/explain/spectrum.ipynb #0e87bc25
 class Spectrum(NamedTuple):
