@@ -69,7 +69,7 @@ def main(
     from cifake.data.dataset import find_cifake
     from cifake.measure.evaluate import Report, evaluate
     from cifake.training.compare import compare_recipes, leaderboard
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     root, recipes = find_cifake(), [_chosen(o) for o in names.split(',')]
     for recipe in recipes:
         start = {recipe.name: weights} if recipe.pretrained and weights else None

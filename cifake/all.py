@@ -92,7 +92,6 @@ from cifake.training.runs import (
 from cifake.training.learner import (
     cifake_learner,
     find_lr,
-    load_pretrained,
     load_run,
     resume_run,
     train_learner,
@@ -149,19 +148,17 @@ from cifake.serve.card import (
 from cifake.serve.onnx import (
     export_onnx,
 )
-from cifake.serve.hub import (
-    model_card,
-    push_to_hub,
-)
 from cifake.serve.detector import (
+    BatchDetector,
     Detector,
-    from_hub,
     load_detector,
-    pictures_in,
+    load_pretrained,
     save_detector,
 )
-from cifake.serve.batches import (
-    BatchDetector,
+from cifake.serve.hub import (
+    from_hub,
+    model_card,
+    push_to_hub,
 )
 from cifake.explain.verdict import (
     CHANGES,
@@ -172,8 +169,6 @@ from cifake.explain.verdict import (
 from cifake.serve.app import (
     build_app,
     launch_app,
-    look_closer,
-    verdict_html,
 )
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and

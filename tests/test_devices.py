@@ -58,7 +58,7 @@ from cifake.measure.evaluate import calibrate, evaluate
 from cifake.measure.robustness import CORRUPTIONS, corrupt, p_fake_of_images
 from cifake.models.registry import WhitenedConv, create_model, fold_objects
 from cifake.serve.detector import load_detector, save_detector
-from cifake.serve.onnx import whole_network
+from cifake.serve.torch_network import WholeNetwork
 from cifake.training.callbacks import FlipAverage, WeightAverage, muon_arguments
 from cifake.training.compare import StopAfter, cost_of
 from cifake.training.learner import _learner_of, cifake_learner, load_run, resume_run, train_learner
@@ -137,7 +137,7 @@ def test_fake_cuda_catches_values_that_are_read(fake):
 @pytest.mark.parametrize('flip', [False, True])
 def test_network_of_a_detector_makes_all_its_tensors_on_cuda(fake, flip):
     card = dict(flip_average=flip, calibration=dict(temperature=1.5), stats=loaders.CIFAKE_STATS)
-    whole = fake(lambda: whole_network(create_model('cifakenet').eval(), card))
+    whole = fake(lambda: WholeNetwork(create_model('cifakenet'), card).eval())
     assert on_cuda(whole(torch.empty(6, 32, 32, 3, dtype=torch.uint8, device='cuda')))
 
 
