@@ -67,7 +67,8 @@ def main(
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
     from cifake.data.dataset import find_cifake
-    from cifake.measure.evaluate import Report, evaluate
+    from cifake.measure.evaluate import evaluate
+    from cifake.measure.report import Report
     from cifake.training.compare import compare_recipes, leaderboard
     from cifake.training.learner import load_pretrained
     root, recipes = find_cifake(), [_chosen(o) for o in names.split(',')]

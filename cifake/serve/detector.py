@@ -128,16 +128,20 @@ class Detector:
     def calibration(self)->object:
         "As a `Calibration`, by which `evaluate` goes"
         from cifake.measure.calibration import Calibration
-        return Calibration(self.temperature, self.threshold, self.unsure)
+        return Calibration(temperature=self.temperature, threshold=self.threshold, band=self.unsure)
     def __repr__(self): return f'Detector {self.name!r}: {self.card["network"]["arch"]} at {self.size} px, FAKE from p_fake {self.threshold:.4g}' + (f', unsure from {self.unsure[0]:.4g} to {self.unsure[1]:.4g}' if self.unsure[0] < self.unsure[1] else '')
 
 # %% ../../nbs/serve/detector.ipynb #481e07ca
 @patch
 def p_fake(self:Detector,
-    pixels:np.ndarray, # 8-bit (n, size, size, 3)
+    items:object, # 8-bit array (n, size, size, 3), or a list of pictures as `predict` takes them
 )->np.ndarray: # (n,) in [0, 1]
-    "Probabilities of FAKE"
-    return self.network(np.ascontiguousarray(pixels))
+    "Probabilities of FAKE; `ValueError` for a picture that cannot be read"
+    if getattr(items, 'shape', ())[1:] == (self.size, self.size, 3): return self.network(np.ascontiguousarray(items))
+    rows = [row for rows in self.stream(_named(getattr(o, 'file', o) for o in items)) for row in rows]
+    for row in rows:
+        if row['error']: raise ValueError(f'{row["file"]} cannot be judged: {row["error"]}')
+    return np.array([row['p_fake'] for row in rows])
 
 @patch
 def verdict(self:Detector,
@@ -327,7 +331,7 @@ def detector_card(
     if report is not None and 'scores' not in known: known['scores'] = dict(validation={'as it predicts': {k: v for k,v in json.loads(report.to_json()).items() if k != 'predictions'}})
     card = dict(format=FORMAT, version=VERSION, name=name or about.get('name') or about.get('recipe', {}).get('name') or learn.network['arch'], network=learn.network, size=learn.dls.size,
         stats=_stats_of(learn.dls) or [[0.]*3, [1.]*3], vocab=list(learn.dls.vocab), flip_average=hasattr(learn, 'flip_average'),
-        calibration=dict(temperature=own.temperature, threshold=own.threshold, unsure=list(own.unsure), criterion=own.criterion, images=own.images), parameters=sum(o.numel() for o in learn.model.parameters()), **known)
+        calibration=dict(temperature=own.temperature, threshold=own.threshold, unsure=list(own.band), criterion=own.criterion, images=own.images), parameters=sum(o.numel() for o in learn.model.parameters()), **known)
     return check_card(json.loads(json.dumps(card)))
 
 def save_detector(
