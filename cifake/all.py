@@ -69,23 +69,19 @@ from cifake.training.callbacks import (
     has_fast_bfloat16,
     muon_arguments,
 )
-from cifake.measure.metrics import (
-    MEASURES,
-    bootstrap,
-    measures,
-    wilson,
-)
 from cifake.measure.calibration import (
     Calibration,
     choose_threshold,
     unsure_band,
 )
-from cifake.measure.evaluate import (
+from cifake.measure.report import (
     Report,
+)
+from cifake.measure.evaluate import (
     calibrate,
-    compare,
     evaluate,
     mcnemar,
+    over_seeds,
 )
 from cifake.training.runs import (
     history,

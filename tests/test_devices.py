@@ -53,9 +53,9 @@ from cifake.data.demo import demo_cifake
 from cifake.explain.faithfulness import curves, randomised, road
 from cifake.explain.interpret import CifakeInterpretation
 from cifake.explain.maps import _lead, _rollout, attention_maps, cam_maps, map_layers
-from cifake.measure.calibration import DetectorLoss
-from cifake.measure.evaluate import calibrate, evaluate
-from cifake.measure.robustness import CORRUPTIONS, corrupt, p_fake_of_images
+from cifake.measure.evaluate import as_predictor, calibrate, evaluate
+from cifake.measure.learners import DetectorLoss
+from cifake.measure.robustness import CORRUPTIONS, corrupt
 from cifake.models.networks import WhitenedConv, fold_objects
 from cifake.models.registry import create_model
 from cifake.serve.detector import load_detector, save_detector
@@ -517,7 +517,7 @@ USES = {
     'get_preds': lambda learn, files: dict(enumerate(learn.get_preds(with_decoded=True, with_loss=True))),
     'predict': lambda learn, files: learn.predict(files[0])[2],
     'interpret': lambda learn, files: CifakeInterpretation.from_learner(learn).table[['p_fake', 'loss']].to_numpy(),
-    'corrupted pictures': lambda learn, files: p_fake_of_images(learn, torch.randint(256, (6, 32, 32, 3)).byte()),
+    'corrupted pictures': lambda learn, files: as_predictor(learn).p_fake(torch.randint(256, (6, 32, 32, 3)).byte().numpy()),
     'explanations': explained}
 
 

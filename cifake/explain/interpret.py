@@ -16,8 +16,10 @@ from fastai.interpret import ClassificationInterpretation
 from PIL import Image
 from sklearn.metrics import classification_report
 from ..data.dataset import LABELS
-from ..measure.evaluate import _two_columns, calibration_of, plot_counts
+from ..measure.evaluate import calibration_of
+from ..measure.learners import two_columns
 from ..measure.metrics import wilson
+from ..measure.report import plot_counts
 
 # %% ../../nbs/explain/interpret.ipynb #6b6e1634
 class CifakeInterpretation(ClassificationInterpretation):
@@ -32,7 +34,7 @@ class CifakeInterpretation(ClassificationInterpretation):
         super().__init__(learn, dl, losses, act)
         self.vocab = list(self.vocab)
         if probabilities is None: probabilities = learn.get_preds(dl=dl, act=act)[0]
-        probabilities = _two_columns(probabilities)
+        probabilities = two_columns(probabilities)
         items = list(dl.items)
         self.files = [o.file for o in items]
         self.table = pd.DataFrame({k: [getattr(o, k) for o in items] for k in ('path', 'label', 'object_class')})

@@ -20,7 +20,7 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from ..data.dataset import LABELS
-from ..measure.evaluate import _has_items
+from ..measure.evaluate import has_items
 from ..data.loaders import Item
 from ..models.registry import OneSigmoid
 from .spectrum import as_list, as_picture
@@ -48,7 +48,7 @@ def _batches(learn, items, bs=128):
     "Batch by batch: which of `items`, as a slice, and these as normalised images (n, 3, h, w)"
     if bs < 1: raise ValueError(f'`bs` is {bs}: a batch has at least one image.')
     found = [o if isinstance(o, Item) else Item(as_picture(o), '', LABELS[0], 'unknown', 'test', '') for o in as_list(items)]
-    dl, start = learn.dls.test_dl(found if _has_items(learn.dls) else [as_picture(o) for o in found], bs=bs, num_workers=0), 0
+    dl, start = learn.dls.test_dl(found if has_items(learn.dls) else [as_picture(o) for o in found], bs=bs, num_workers=0), 0
     for batch in dl:
         x = torch.as_tensor(batch[0]).as_subclass(torch.Tensor).detach()
         yield slice(start, start + len(x)), x
