@@ -188,7 +188,7 @@ def main(
     from cifake.data.find import find_cifake
     from cifake.explain.interpret import CifakeInterpretation
     from cifake.explain.layers import default_layer
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     nets = {o: load_pretrained(o, path=find_cifake()) for o in (cnn, transformer)}
     items = list(nets[cnn].dls.valid.items)
     assert [o.digest for o in items] == [o.digest for o in nets[transformer].dls.valid.items]

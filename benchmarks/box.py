@@ -30,7 +30,7 @@ def _scores(learn, split):
 def _against(learn, other):
     "McNemar's exact test against the network `other` of the box, on the validation images of both"
     from cifake.measure.evaluate import evaluate, mcnemar
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     networks = learn, load_pretrained(other, path=learn.dls.path)
     reports = [evaluate(o, split='valid', resamples=0) for o in networks]
     return dict(network=other, **mcnemar(*reports))
@@ -75,25 +75,22 @@ def main(
 
     They are measured on validation, then on the sealed test of the run's dataset.
     """
-    from dataclasses import asdict
     about = circumstances()
     from safetensors.torch import save
 
     from cifake.measure.evaluate import calibrate
-    from cifake.serve.card import FORMAT, VERSION, check_card
+    from cifake.serve.card import check_card, detector_card
     from cifake.training.learner import load_run
     card, result = _run(out, RESULTS/f'train-{recipe or name}-{seed}.json')
     learn = load_run(out)
     state = _rounded(learn)
     learn.run_folder = None  # its own calibration stays as it is
-    calibration = calibrate(learn)
-    values = dict(
-        format=FORMAT, version=VERSION, name=name, weights=f'{name}.safetensors', network=learn.network,
-        size=learn.dls.size, flip_average=hasattr(learn, 'flip_average'), recipe=card['recipe'], seed=card['seed'],
-        stats=card['stats'], calibration=asdict(calibration), vocab=list(learn.dls.vocab),
-        parameters=sum(o.numel() for o in learn.model.parameters()), trained=_training(learn, card, result),
-        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')), measured=about,
-        intended_use=USE, licence='Apache-2.0')
+    calibrate(learn)
+    values = detector_card(learn, name)
+    values.update(
+        weights=f'{name}.safetensors', stats=card['stats'], recipe=card['recipe'], seed=card['seed'],
+        trained=_training(learn, card, result), measured=about, intended_use=USE, licence='Apache-2.0',
+        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')))
     if against: values['mcnemar_on_validation'] = _against(learn, against)
     BOX.mkdir(exist_ok=True)
     weights = BOX/f'{name}.safetensors'

@@ -96,7 +96,7 @@ def main(
     about = circumstances()
     from cifake.data.find import find_cifake
     from cifake.measure.evaluate import evaluate
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     runs = [_run(recipe, epochs, seed) for seed in range(seeds)]
     report = evaluate(load_pretrained(name, path=find_cifake()), resamples=0)
     save('flatter', dict(

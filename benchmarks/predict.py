@@ -52,7 +52,8 @@ def _limit(detector, bs=64):
 
 # `ru_maxrss` would not do: it begins with that of the process that started this one
 PEAK = """import sys
-from cifake.serve.detector import load_detector, pictures_in
+from cifake.serve.detector import load_detector
+from cifake.serve.sources import pictures_in
 detector, n = load_detector(flip_average=False), 0
 def peak(): return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])/1e3
 def some(most):
@@ -80,8 +81,8 @@ def _command_seconds(file):
 
 def _ways(folder, n, work):
     "Each way as a function that judges files and returns how many, and the number of files for it"
-    from cifake.serve.detector import export_onnx, load_detector
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_detector, load_pretrained
+    from cifake.serve.onnx import export_onnx
     once, twice = load_detector(flip_average=False), load_detector()
     onnx = load_detector(export_onnx(once, work/'once'))
     learn, plain = load_pretrained(), load_pretrained()

@@ -49,7 +49,7 @@ def main(
     about = circumstances()
     from cifake.data.find import find_cifake
     from cifake.measure.robustness import robustness_table
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     learn = load_pretrained(name, path=find_cifake())
     values = json.loads(file.read_text()) if file.exists() else {}
     threshold = learn.calibrated.calibration.threshold

@@ -64,23 +64,19 @@ from cifake.training.callbacks import (
     has_fast_bfloat16,
     muon_arguments,
 )
-from cifake.measure.metrics import (
-    MEASURES,
-    bootstrap,
-    measures,
-    wilson,
-)
 from cifake.measure.calibration import (
     Calibration,
     choose_threshold,
     unsure_band,
 )
-from cifake.measure.evaluate import (
+from cifake.measure.report import (
     Report,
+)
+from cifake.measure.evaluate import (
     calibrate,
-    compare,
     evaluate,
     mcnemar,
+    over_seeds,
 )
 from cifake.training.runs import (
     history,
@@ -89,7 +85,6 @@ from cifake.training.runs import (
 from cifake.training.learner import (
     cifake_learner,
     find_lr,
-    load_pretrained,
     load_run,
     resume_run,
     train_learner,
@@ -146,25 +141,21 @@ from cifake.serve.card import (
 from cifake.serve.onnx import (
     export_onnx,
 )
-from cifake.serve.hub import (
-    model_card,
-    push_to_hub,
-)
 from cifake.serve.detector import (
+    BatchDetector,
     Detector,
-    from_hub,
     load_detector,
-    pictures_in,
+    load_pretrained,
     save_detector,
 )
-from cifake.serve.batches import (
-    BatchDetector,
+from cifake.serve.hub import (
+    from_hub,
+    model_card,
+    push_to_hub,
 )
 from cifake.serve.app import (
     build_app,
     launch_app,
-    look_closer,
-    verdict_html,
 )
 
 __all__ = [name for name, value in list(globals().items()) if not name.startswith('_') and

@@ -1,19 +1,137 @@
-"The web page, as people use it: `cifake-app` in a process of its own, and Chromium"
+"The web page: what it says of a picture, and as people use it, in Chromium, with `cifake-app` in its own process"
 import csv
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
+from gradio_client import Client, handle_file
 from PIL import Image
 
 from cifake.data.demo import demo_cifake
+from cifake.serve import app as room
+from cifake.serve.app import build_app, judge_many, judge_one, launch_app, verdict_html
+from cifake.serve.card import box_card
+from cifake.serve.detector import Detector, load_detector
 from conftest import clean_env
 
 FILES = sorted((demo_cifake()/'test'/'FAKE').glob('*.jpg'))
+QUIET = dict(prevent_thread_lock=True, quiet=True, inline=False)
+
+
+@pytest.fixture(scope='module')
+def robust(): return load_detector()
+
+
+@pytest.fixture
+def broken(tmp_path):
+    "A picture that is cut short"
+    (tmp_path/'broken.jpg').write_bytes(FILES[0].read_bytes()[:300])
+    return tmp_path/'broken.jpg'
+
+
+def said_of(p, **options):
+    "What the page says of a picture with this `p_fake`"
+    detector = Detector(None, box_card('robust'), **options)
+    return verdict_html(dict(p_fake=p, verdict=detector.verdict(p), note='', error=''), detector)
+
+
+@pytest.mark.parametrize('p, options, said', [
+    (0.7314, dict(threshold=0.7357), "The probability of FAKE is 0.731, below this detector's threshold of 0.736, "
+                                     'so the verdict is REAL.'),
+    (0.9, dict(threshold=0.7357), "It looks generated. The probability of FAKE is 0.900, at or above this detector's "
+                                  'threshold of 0.736.'),
+    (0.2, dict(threshold=0.7357), "It looks like a photograph. The probability of FAKE is 0.200, below this detector's "
+                                  'threshold of 0.736.'),
+    (0.4, dict(threshold=0.3), "The probability of FAKE is 0.400, at or above this detector's threshold of 0.300, "
+                               'so the verdict is FAKE.'),
+    (0.731, dict(threshold=0.5), 'It looks generated. The probability of FAKE is 0.731.'),
+    (0.1, dict(threshold=0.5), 'It looks like a photograph. The probability of FAKE is 0.100.'),
+    (0.5, dict(band=(0.2, 0.9)), 'The probability of FAKE is 0.500. This detector is unsure from 0.200 to 0.900.')])
+def test_the_sentence_agrees_with_the_number(p, options, said): assert f'<p>{said}</p>' in said_of(p, **options)
+
+
+def test_what_comes_from_a_file_is_text_and_no_html(robust):
+    row = robust.predict(FILES[0]).iloc[0]
+    for page in (verdict_html(dict(row, note='<script>'), robust), verdict_html(dict(row, error='<script>'), robust)):
+        assert '<script>' not in page and '&lt;script&gt;' in page
+
+
+def test_limits_and_nothing_at_all_are_sentences(robust, broken, tmp_path):
+    many, one = judge_many(robust, 3, tmp_path), judge_one(robust)
+    assert 'Choose some' in many(None)[0] and 'at most 3' in many(['a']*4)[0] and one(None) == ('', '')
+    assert 'No such file' in one('gone.jpg')[0] and one('gone.jpg')[1] == ''
+    text, table, file = many([FILES[0], broken])
+    assert '1 could not be read' in text and table['file'].tolist() == [FILES[0].name, 'broken.jpg']
+    assert table.p_fake[1] == table['size'][1] == '' and 'damaged' in table.remark[1]
+    assert Path(file).read_text().splitlines()[0] == 'file,p_fake,verdict,width,height,error,note'
+
+
+def test_old_tables_are_removed(robust, tmp_path):
+    (tmp_path/'old.csv').write_text('x')
+    os.utime(tmp_path/'old.csv', (time.time() - 100,)*2)
+    judge_many(robust, 3, tmp_path)([FILES[0]])
+    assert [o.name.partition('-')[0] for o in tmp_path.glob('*.csv')] == ['verdicts']
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_the_page_tells_what_the_detector_is_for(robust, known):
+    card = {k: v for k, v in robust.card.items() if known or k != 'intended_use'}
+    page = build_app(Detector(None, card))
+    head = str(page.get_config_file()['components'][0]['props']['value'])
+    page.close(verbose=False)
+    assert ('Stable Diffusion' in head) == known and ('Pictures like those of its training data' in head) != known
+
+
+def test_programs_get_what_people_see(robust, broken):
+    app = launch_app(robust, **QUIET)
+    assert (app.share, app.server_name, app.max_file_size) == (False, '127.0.0.1', 50*1024**2)
+    assert app.analytics_enabled is False
+    page = Client(app.local_url, verbose=False)
+    verdict, closer = page.predict(handle_file(FILES[0]), api_name='/judge')
+    assert verdict == verdict_html(robust.predict(FILES[0]).iloc[0], robust) and 'data:image/png' in closer
+    text, table, _ = page.predict([handle_file(o) for o in (FILES[0], broken)], api_name='/judge_many')
+    app.close(verbose=False)
+    assert text.startswith('2 file(s): ') and table['headers'] == ['file', 'verdict', 'p_fake', 'size', 'remark']
+    assert [o[0] for o in table['data']] == [FILES[0].name, 'broken.jpg']
+    assert 'damaged' in table['data'][1][4] and table['data'][1][1] == ''
+
+
+@pytest.mark.slow
+def test_uploads_go_when_their_time_is_over_and_with_the_page(robust, tmp_path, monkeypatch):
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
+    folders, temporary = [], tempfile.TemporaryDirectory
+
+    def noted(**kwargs):
+        folders.append(temporary(**kwargs))
+        return folders[-1]
+
+    monkeypatch.setattr(room.tempfile, 'TemporaryDirectory', noted)
+    mine = FILES[3]  # no example, which stays
+
+    def uploads(): return [o for o in tmp_path.rglob('*') if o.is_file() and o.read_bytes() == mine.read_bytes()]
+
+    app = launch_app(robust, keep=1, **QUIET)
+    page = Client(app.local_url, verbose=False)
+    page.predict(handle_file(mine), api_name='/judge')
+    page.predict([handle_file(FILES[0])], api_name='/judge_many')
+    folder = Path(folders[0].name)
+    assert uploads() and len(list(folder.glob('*.csv'))) == 1
+    deadline = time.time() + 20
+    while uploads() and time.time() < deadline: time.sleep(0.2)
+    assert not uploads()
+    app.close(verbose=False)
+    assert not folder.exists()
+
+
+def test_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(room, 'find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'cifake\[app\]'): build_app()
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +193,7 @@ def test_a_good_picture(visit):
     page = visit()
     said = judged(page, FILES[1], '#closer img')
     assert said.split()[0] in ('FAKE', 'REAL') and 'probability of FAKE is 0.' in said
-    assert 'Not like what it learned from' not in said
+    assert 'Unlike its training images' not in said
     page.wait_for_timeout(500)
     widths = page.evaluate("[...document.querySelectorAll('#closer img')].map(o => o.naturalWidth)")
     assert len(widths) == 5 and min(widths) > 200
@@ -95,7 +213,7 @@ def test_pictures_that_are_none(visit, tmp_path):
 
 def test_forty_megapixels(visit, tmp_path):
     Image.linear_gradient('L').resize((8000, 5000)).convert('RGB').save(tmp_path/'large.jpg')
-    assert 'Not like what it learned from: 8000x5000' in judged(visit(), tmp_path/'large.jpg')
+    assert 'Unlike its training images: 8000x5000' in judged(visit(), tmp_path/'large.jpg')
     Image.new('L', (30_000, 3000)).save(tmp_path/'larger.png')
     assert 'million that are read at most' in judged(visit(), tmp_path/'larger.png')
 
@@ -146,7 +264,7 @@ def test_paste(visit):
     }""")
     page.locator('#picture').get_by_role('button', name='clipboard').click()
     page.wait_for_selector('#verdict h3', timeout=20_000)
-    assert 'Not like what it learned from: 64x64' in page.inner_text('#verdict')
+    assert 'Unlike its training images: 64x64' in page.inner_text('#verdict')
 
 
 def test_by_keyboard(visit):

@@ -54,12 +54,13 @@ from cifake.explain.faithfulness import deletion_insertion, randomised, road
 from cifake.explain.interpret import CifakeInterpretation
 from cifake.explain.layers import lead_of, map_layers
 from cifake.explain.maps import _rollout, attention_maps, cam_maps
-from cifake.measure.calibration import DetectorLoss
-from cifake.measure.evaluate import calibrate, evaluate
-from cifake.measure.robustness import CORRUPTIONS, corrupt, p_fake_of_images
-from cifake.models.registry import WhitenedConv, create_model, fold_objects
+from cifake.measure.evaluate import as_predictor, calibrate, evaluate
+from cifake.measure.learners import DetectorLoss
+from cifake.measure.robustness import CORRUPTIONS, corrupt
+from cifake.models.networks import WhitenedConv, fold_objects
+from cifake.models.registry import create_model
 from cifake.serve.detector import load_detector, save_detector
-from cifake.serve.onnx import whole_network
+from cifake.serve.torch_network import WholeNetwork
 from cifake.training.callbacks import FlipAverage, WeightAverage, muon_arguments
 from cifake.training.compare import StopAfter, cost_of
 from cifake.training.learner import _learner_of, cifake_learner, load_run, resume_run, train_learner
@@ -138,7 +139,7 @@ def test_fake_cuda_catches_values_that_are_read(fake):
 @pytest.mark.parametrize('flip', [False, True])
 def test_network_of_a_detector_makes_all_its_tensors_on_cuda(fake, flip):
     card = dict(flip_average=flip, calibration=dict(temperature=1.5), stats=loaders.CIFAKE_STATS)
-    whole = fake(lambda: whole_network(create_model('cifakenet').eval(), card))
+    whole = fake(lambda: WholeNetwork(create_model('cifakenet'), card).eval())
     assert on_cuda(whole(torch.empty(6, 32, 32, 3, dtype=torch.uint8, device='cuda')))
 
 
@@ -518,7 +519,7 @@ USES = {
     'get_preds': lambda learn, files: dict(enumerate(learn.get_preds(with_decoded=True, with_loss=True))),
     'predict': lambda learn, files: learn.predict(files[0])[2],
     'interpret': lambda learn, files: CifakeInterpretation.from_learner(learn).table[['p_fake', 'loss']].to_numpy(),
-    'corrupted pictures': lambda learn, files: p_fake_of_images(learn, torch.randint(256, (6, 32, 32, 3)).byte()),
+    'corrupted pictures': lambda learn, files: as_predictor(learn).p_fake(torch.randint(256, (6, 32, 32, 3)).byte().numpy()),
     'explanations': explained}
 
 

@@ -18,9 +18,7 @@ from ..data.pictures import as_jpeg, read_picture
 # %% ../../nbs/explain/verdict.ipynb #fa324bab
 def _seen(detector, source):
     "What the detector sees of a picture, 8-bit (size, size, 3)"
-    row, pixels = detector._look('picture', source, False)
-    if pixels is None: raise ValueError(row['error'])
-    return pixels
+    return detector.pixels_of(source)
 
 def _log_odds(p): return np.log((p := np.clip(p, 1e-7, 1 - 1e-7))/(1 - p))
 

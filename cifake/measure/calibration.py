@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, a threshold with a reason, and the right to be unsure
+"""Probabilities that mean what they say, a threshold with a reason, and room to be unsure
 
 Docs: https://OWNER.github.io/cifake/measure/calibration.html.md"""
 
@@ -6,176 +6,184 @@ Docs: https://OWNER.github.io/cifake/measure/calibration.html.md"""
 
 # %% auto #0
 __all__ = ['CRITERIA', 'apply_temperature', 'fit_temperature', 'choose_threshold', 'unsure_band', 'Calibration',
-           'find_calibration', 'Calibrated', 'DetectorLoss', 'Verdicts']
+           'find_calibration']
 
-# %% ../../nbs/measure/calibration.ipynb #11fe55bf
+# %% ../../nbs/measure/calibration.ipynb #b8c84045
 import json
 from dataclasses import asdict, dataclass
-import numpy as np, pandas as pd, torch
-from fastai.callback.core import Callback
-from fastai.losses import CrossEntropyLossFlat
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
-from scipy.stats import fisher_exact
-from ..data.dataset import LABELS
-from .metrics import _checked, wilson
 
-# %% ../../nbs/measure/calibration.ipynb #d4a8229b
+import numpy as np
+from scipy.special import expit, logit
+
+from .metrics import checked, wilson
+
+# %% ../../nbs/measure/calibration.ipynb #234fadb0
+def _logits(p, tiny): return logit(np.clip(np.asarray(p, dtype=float), tiny, 1-tiny))
+
 def apply_temperature(
     p_fake:np.ndarray, # (n,) probabilities, in [0, 1]
-    temperature:float, # Above 1 makes them more modest, below 1 bolder
+    temperature:float, # Above 1 makes them less confident, below 1 more
+    bias:float=0., # Added to the logits afterwards
 )->np.ndarray: # (n,) probabilities
-    "Probabilities whose logits were divided by `temperature`"
-    tiny = np.finfo(float).eps
-    return expit(logit(np.clip(np.asarray(p_fake, dtype=float), tiny, 1-tiny))/temperature)
+    "Probabilities whose logits are divided by `temperature`, plus `bias`"
+    return expit(_logits(p_fake, np.finfo(float).eps)/temperature + bias)
 
 def fit_temperature(
     fake:np.ndarray, # (n,) True for FAKE
     p_fake:np.ndarray, # (n,) probabilities of FAKE on validation, in [0, 1]
 )->float: # Temperature, from 0.05 to 20
-    "The temperature under which `fake` is likeliest"
-    signed = np.where(fake, 1, -1)*logit(np.clip(np.asarray(p_fake, dtype=float), 1e-12, 1-1e-12))
-    surprise = lambda t: np.logaddexp(0, -signed/np.exp(t)).mean()
-    return float(np.exp(minimize_scalar(surprise, bounds=(-3, 3), method='bounded', options=dict(xatol=1e-6)).x))
+    "The temperature under which the labels are most likely"
+    from scipy.optimize import minimize_scalar  # takes a moment, which a detector does not need
+    signed = np.where(fake, 1, -1)*_logits(p_fake, 1e-12)
+    def log_loss(log_temperature): return np.logaddexp(0, -signed/np.exp(log_temperature)).mean()
+    found = minimize_scalar(log_loss, bounds=(-3, 3), method='bounded', options=dict(xatol=1e-6))
+    return float(np.exp(found.x))
 
-# %% ../../nbs/measure/calibration.ipynb #cf7dfcc0
-CRITERIA = dict(accuracy='the most right verdicts', equal_errors='the same share of FAKE and of REAL is called wrongly', youden="the largest sum of both recalls (Youden's J)",
-    false_positives='the largest recall of FAKE with at most `budget` of REAL called FAKE')
+# %% ../../nbs/measure/calibration.ipynb #cb443a85
+CRITERIA = dict(
+    accuracy='the most right verdicts',
+    equal_errors='the same share of FAKE and of REAL is called wrongly',
+    youden="the largest sum of both recalls (Youden's J)",
+    false_positives='the largest recall of FAKE with at most `budget` of REAL called FAKE',
+)
 
 def _validation(predictions):
     "Labels and `p_fake` of a validation report, or of a table"
-    split = 'valid' if isinstance(predictions, pd.DataFrame) else getattr(predictions, 'split', 'valid')
-    if split != 'valid':
-        raise ValueError(f'This report is on `{split}`: thresholds and temperatures are chosen on validation, with `split="valid"`.')
+    split = getattr(predictions, 'split', 'valid')
+    if isinstance(split, str) and split != 'valid': # a table may have a column of that name
+        raise ValueError(f'This report is on `{split}`: choose thresholds and temperatures on validation, '
+                         'with `split="valid"`.')
     table = getattr(predictions, 'predictions', predictions)
-    if table is None: raise ValueError('This report was read from a file and holds no predictions: make it anew with `evaluate`.')
+    if table is None:
+        raise ValueError('This report was read from a file and holds no predictions: make a new one with `evaluate`.')
     fake = (table.label == 'FAKE').to_numpy()
-    if fake.all() or not fake.any(): raise ValueError(f'All {len(fake)} images are {table.label.iloc[0]}: there is nothing to choose a threshold or temperature by.')
-    return _checked(fake, table.p_fake)
+    if fake.all() or not fake.any():
+        raise ValueError(f'All {len(fake)} images are {table.label.iloc[0]}: both labels are needed to choose '
+                         'a threshold or temperature.')
+    return checked(fake, table.p_fake)
 
 def _rates_by_threshold(fake, p_fake):
-    "Thresholds between neighbouring values of `p_fake`, falling, and the shares of FAKE and of REAL that each calls FAKE; the first calls nothing FAKE, if there is such a threshold"
-    order = np.argsort(-p_fake, kind='stable')
-    p, ends = p_fake[order], np.flatnonzero(np.diff(-p_fake[order], append=1.))
-    caught, alarms = (np.r_[0, o[order].cumsum()[ends]]/o.sum() for o in (fake, ~fake))
-    rows = np.r_[1., (p[ends] + np.r_[p[ends[1:]], 0.])/2], caught, alarms
-    return tuple(o[1:] for o in rows) if p[0] == 1 else rows # an image at 1 is called FAKE by every threshold
+    "Thresholds between neighbouring values of `p_fake`, falling, and the shares of FAKE and of REAL each calls FAKE"
+    from sklearn.metrics import roc_curve  # takes a second, which a detector does not need
+    alarms, caught, values = roc_curve(fake, p_fake, drop_intermediate=False)
+    following = np.r_[values[2:], 0.]
+    thresholds = np.r_[1., (values[1:] + following)/2] # the first calls no image FAKE
+    start = int(values[1] == 1) # every threshold calls an image at 1 FAKE
+    return thresholds[start:], caught[start:], alarms[start:]
 
-# %% ../../nbs/measure/calibration.ipynb #53fad899
+# %% ../../nbs/measure/calibration.ipynb #880f8105
 def choose_threshold(
     predictions:object, # Validation `Report`, or a table with `label` and `p_fake`
     criterion:str='equal_errors', # Name in `CRITERIA`
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE, in [0, 1)
 )->float: # `p_fake` at or above it is called FAKE
-    "A threshold by a named criterion; `ValueError` for a report on the test, for a single label, and for a budget that no threshold keeps"
-    if criterion not in CRITERIA: raise ValueError(f'`criterion` is {criterion!r}: it is one of {", ".join(CRITERIA)}.')
+    "A threshold by a named criterion; `ValueError` for a test report, for one label alone, and for a budget too small"
+    if criterion not in CRITERIA:
+        raise ValueError(f'`criterion` is {criterion!r}: choose one of {", ".join(CRITERIA)}.')
     if not 0 <= budget < 1: raise ValueError(f'`budget` is {budget}: give a share of REAL in [0, 1).')
     fake, p_fake = _validation(predictions)
     thresholds, caught, alarms = _rates_by_threshold(fake, p_fake)
     if criterion == 'equal_errors': return float(thresholds[np.abs(1 - caught - alarms).argmin()])
-    if criterion == 'accuracy': return float(thresholds[(caught*fake.sum() - alarms*(~fake).sum()).argmax()])
+    if criterion == 'accuracy':
+        right = caught*fake.sum() - alarms*(~fake).sum()
+        return float(thresholds[right.argmax()])
     if criterion == 'youden': return float(thresholds[(caught - alarms).argmax()])
     kept = np.flatnonzero((alarms <= budget) & (caught > 0))
-    if not len(kept): raise ValueError(f'No threshold calls at most {budget:.2%} of REAL FAKE and still finds FAKE on these {len(fake):,} images: allow more.')
+    if not len(kept):
+        raise ValueError(f'Every threshold that still finds FAKE calls more than {budget:.2%} of REAL FAKE '
+                         f'on these {len(fake):,} images: allow more.')
     return float(thresholds[kept[-1]])
 
-# %% ../../nbs/measure/calibration.ipynb #d8fed52d
+# %% ../../nbs/measure/calibration.ipynb #da88add4
+def _few(wrong, error):
+    "Whether the share of true values in `wrong` is at most `error`, with its interval; never for no verdicts"
+    return wilson(wrong.sum(), len(wrong))[1] <= error
+
 def unsure_band(
     predictions:object, # Validation `Report`, or a table with `label` and `p_fake`
     threshold:float, # `p_fake` at or above it is called FAKE
     error:float, # Share of the verdicts FAKE, and of the verdicts REAL, that may be wrong, in (0, 1)
-)->tuple: # From and to: `p_fake` in between, the lower end included, is unsure
-    "The narrowest band around `threshold` outside of which the share of wrong verdicts lies under `error` with its 95% interval; `ValueError` where there is none"
+)->tuple: # Lower and upper end: `p_fake` from the first to below the second is unsure
+    "The narrowest band outside of which few verdicts are wrong; `ValueError` where there is none"
     if not 0 < error < 1: raise ValueError(f'`error` is {error}: give a share in (0, 1).')
     fake, p_fake = _validation(predictions)
-    thresholds, caught, alarms = _rates_by_threshold(fake, p_fake)
-    right, wrong = caught*fake.sum(), alarms*(~fake).sum() # called FAKE at each threshold
-    missed, cleared = fake.sum() - right, (~fake).sum() - wrong
-    few = lambda errors, verdicts: wilson(errors, verdicts)[1] <= error # never so for no verdicts at all
-    above = [t for t,a,b in zip(thresholds, right, wrong) if t >= threshold and few(b, a+b)]
-    below = [t for t,a,b in zip(thresholds, missed, cleared) if t <= threshold and few(a, a+b)]
-    called = p_fake >= threshold
-    if few((~fake)[called].sum(), called.sum()): above.append(threshold)
-    if few(fake[~called].sum(), (~called).sum()): below.append(threshold)
-    if not above or not below: raise ValueError(f'{len(fake):,} images cannot promise that so few verdicts as {error:.2%} are wrong, wherever the band is drawn: allow more.')
+    above = []
+    below = []
+    for t in (*_rates_by_threshold(fake, p_fake)[0], threshold):
+        called = p_fake >= t
+        if t >= threshold and _few(~fake[called], error): above.append(t)
+        if t <= threshold and _few(fake[~called], error): below.append(t)
+    if not above or not below:
+        raise ValueError(f'No band on these {len(fake):,} images keeps the share of wrong verdicts below {error:.2%} '
+                         'with its interval: allow more, or measure on more images.')
     return float(max(below)), float(min(above))
 
-# %% ../../nbs/measure/calibration.ipynb #86736b7f
-@dataclass(frozen=True)
+# %% ../../nbs/measure/calibration.ipynb #dafd7a09
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
-    "How `p_fake` is scaled, and what follows from it"
+    "How `p_fake` is scaled, and which verdict follows from it"
     temperature: float = 1. # Logits are divided by it
+    bias: float = 0. # Added to the scaled logits
     threshold: float = 0.5 # Scaled `p_fake` at or above it is called FAKE
-    unsure: tuple = (0.5, 0.5) # Scaled `p_fake` from the first to below the second gets no verdict
-    criterion: str = '' # By what the threshold was chosen
-    error: float = None # Share of wrong verdicts that the band may let through
-    images: int = 0 # Validation images that it was found on
+    band: tuple = (0.5, 0.5) # Scaled `p_fake` from the first to below the second is unsure
+    criterion: str = '' # By which the threshold was chosen
+    error: float|None = None # Share of wrong verdicts that the band may let through
+    images: int = 0 # Number of validation images
     def p_fake(self,
         p:np.ndarray, # (n,) probabilities of FAKE before scaling, in [0, 1]
     )->np.ndarray: # (n,) scaled
         "Scaled probabilities"
-        return apply_temperature(p, self.temperature)
+        return apply_temperature(p, self.temperature, self.bias)
+    def verdict(self,
+        p:float, # Scaled probability of FAKE, in [0, 1]
+    )->str: # `FAKE`, `REAL` or `unsure`
+        "The verdict on one image"
+        if self.band[0] <= p < self.band[1]: return 'unsure'
+        return 'FAKE' if p >= self.threshold else 'REAL'
     def verdicts(self,
         p:np.ndarray, # (n,) scaled probabilities of FAKE, in [0, 1]
-    )->np.ndarray: # (n,) of FAKE, REAL or UNSURE
-        "What is said of each image"
-        p = np.asarray(p)
-        certain = np.where(p >= self.threshold, 'FAKE', 'REAL')
-        return np.where((p >= self.unsure[0]) & (p < self.unsure[1]), 'UNSURE', certain)
-    def to_json(self)->str:
-        "As a JSON object"
+    )->np.ndarray: # (n,) of `FAKE`, `REAL` or `unsure`
+        "The verdict on each image"
+        return np.array([self.verdict(o) for o in p], dtype='U6')
+    def to_json(self)->str: # JSON object
+        "The calibration as JSON"
         return json.dumps(asdict(self), indent=1)
     @classmethod
     def from_json(cls,
         text:str, # What `to_json` gave
-    )->'Calibration':
+    )->'Calibration': # The same calibration
         "The calibration in the JSON `text`"
-        return cls(**{k: tuple(v) if k == 'unsure' else v for k,v in json.loads(text).items()})
+        values = json.loads(text)
+        if 'unsure' in values: values['band'] = values.pop('unsure') # its name in older files
+        if 'band' in values: values['band'] = tuple(values['band'])
+        return cls(**values)
 
-# %% ../../nbs/measure/calibration.ipynb #014ffc57
-def _lopsided(fake, p_fake, level=0.05):
-    "Whether FAKE and REAL are called wrongly at 0.5 in shares that chance does not explain"
+# %% ../../nbs/measure/calibration.ipynb #f2824345
+def _unequal_errors(fake, p_fake, level=0.05):
+    "Whether the shares of FAKE and REAL called wrongly at 0.5 differ by more than chance explains"
+    from scipy.stats import fisher_exact  # takes a moment, which a detector does not need
     wrong = (p_fake >= 0.5) != fake
-    return fisher_exact([[wrong[o].sum(), (~wrong[o]).sum()] for o in (fake, ~fake)]).pvalue < level
+    counts = [[wrong[o].sum(), (~wrong[o]).sum()] for o in (fake, ~fake)]
+    return fisher_exact(counts).pvalue < level
 
 def find_calibration(
     predictions:object, # Validation `Report`, or a table with `label` and `p_fake`
-    criterion:str=None, # By what the threshold is chosen, a name in `CRITERIA`; None keeps 0.5 or, where errors are lopsided there, makes them equal
+    criterion:str|None=None, # Name in `CRITERIA`; None keeps 0.5, or makes errors equal if they differ there
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE
-    error:float=None, # Share of wrong verdicts that may be let through; None leaves nothing unsure
+    error:float|None=None, # Share of wrong verdicts that may be let through; None leaves no image unsure
 )->Calibration: # Temperature, threshold and band
-    "Temperature first, then threshold and band on the scaled probabilities"
+    "Find the temperature first, then threshold and band on the scaled probabilities"
     fake, p = _validation(predictions)
     temperature = fit_temperature(fake, p)
-    scaled = getattr(predictions, 'predictions', predictions).assign(p_fake=apply_temperature(p, temperature))
-    even = criterion is None and not _lopsided(fake, scaled.p_fake.to_numpy())
-    criterion = criterion or 'equal_errors'
-    threshold = 0.5 if even else choose_threshold(scaled, criterion, budget)
+    table = getattr(predictions, 'predictions', predictions)
+    scaled = table.assign(p_fake=apply_temperature(p, temperature))
+    if criterion is None and not _unequal_errors(fake, scaled.p_fake.to_numpy()):
+        threshold = 0.5
+        reason = 'even odds'
+    else:
+        reason = criterion or 'equal_errors'
+        threshold = choose_threshold(scaled, reason, budget)
+    if criterion == 'false_positives': reason += f', at most {budget:g}'
     band = (threshold, threshold) if error is None else unsure_band(scaled, threshold, error)
-    return Calibration(temperature, threshold, band, 'even odds' if even else criterion + (f', at most {budget:g}' if criterion == 'false_positives' else ''), error, len(fake))
-
-# %% ../../nbs/measure/calibration.ipynb #5c398093
-class Calibrated(Callback):
-    "Scale predictions by a `Calibration`, outside of training"
-    order = 2 # after an average over flips, and in float32
-    def __init__(self,
-        calibration:Calibration, # Temperature, and what goes with it
-    ):
-        self.calibration, self.on = calibration, True
-    def before_fit(self)->None: self.on = True
-    def before_train(self)->None: self.on = False
-    def after_fit(self)->None: self.on = True
-    def after_pred(self)->None:
-        if not self.training and self.on: self.learn.pred = self.pred/self.calibration.temperature
-
-# %% ../../nbs/measure/calibration.ipynb #63e9e667
-class DetectorLoss(CrossEntropyLossFlat):
-    "Cross-entropy of FAKE and REAL that decodes by a threshold"
-    threshold = 0.5 # `p_fake` at or above it is decoded as FAKE
-    def decodes(self, p): return torch.where(p[:,LABELS.index('FAKE')] >= self.threshold, LABELS.index('FAKE'), LABELS.index('REAL'))
-
-class Verdicts(Callback):
-    "Let a `DetectorLoss` decode by the threshold of the learner's `Calibrated`, or by one half"
-    def before_validate(self)->None:
-        own = getattr(self.learn, 'calibrated', None)
-        if isinstance(self.loss_func, DetectorLoss): self.loss_func.threshold = own.calibration.threshold if own else 0.5
+    return Calibration(temperature=temperature, threshold=threshold, band=band, criterion=reason,
+                       error=error, images=len(fake))

@@ -20,7 +20,8 @@ from fastai.torch_core import default_device
 from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
 from ..data.dataset import find_cifake, read_items
-from ..measure.evaluate import Report, evaluate, mcnemar
+from ..measure.evaluate import evaluate, mcnemar
+from ..measure.report import Report
 from .learner import _file_digest, _items_digest, load_run, resume_run, train_learner
 from ..data.loaders import as_items, training_items
 from ..models.registry import model_source

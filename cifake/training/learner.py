@@ -33,11 +33,13 @@ from filelock import FileLock
 from torch import nn
 from .. import __version__
 from ..data.augment import cifake_tfms
-from ..measure.calibration import Calibrated, Calibration, DetectorLoss, Verdicts
+from ..measure.calibration import Calibration
 from ..serve.card import box_card, box_file
 from ..data.dataset import LABELS, OBJECTS, cifake_home, find_cifake, is_demo, marked_training, read_items
 from ..data.demo import demo_cifake
-from ..measure.evaluate import DEMO_NOTE, Report, calibrate, evaluate
+from ..measure.evaluate import DEMO_NOTE, calibrate, evaluate
+from ..measure.learners import Calibrated, DetectorLoss, Verdicts
+from ..measure.report import Report
 from ..data.loaders import CIFAKE_STATS, Item, cifake_block, cifake_dls, memory_dls
 from ..models.registry import FoldObjects, OneSigmoid, create_model, dense_head, load_weights, model_source, read_weights
 from .recipes import Recipe, fit_to, get_recipe, recipe_from_json
