@@ -52,18 +52,6 @@ from cifake.training.recipes import (
     get_recipe,
     list_recipes,
 )
-from cifake.training.callbacks import (
-    CPUBFloat16,
-    ComputeCounter,
-    FlipAverage,
-    ObjectTargets,
-    TrainOnWindows,
-    WeightAverage,
-    WhitenFirst,
-    device_callbacks,
-    has_fast_bfloat16,
-    muon_arguments,
-)
 from cifake.measure.calibration import (
     Calibration,
     choose_threshold,

@@ -183,7 +183,10 @@ def test_corruption_makes_all_its_tensors_on_cuda(fake, name):
 
 def a_step(model):
     "One training step of `model`, and of the average of its weights: all tensors that it made or changed"
-    arguments, average = muon_arguments(precision='float32'), WeightAverage().start(model)
+    arguments = muon_arguments(precision='float32')
+    keeper = WeightAverage()
+    keeper.start(model)
+    average = keeper.average
     opt = arguments['opt_func'](arguments['splitter'](model), lr=0.01)
     outputs = model.train()(images('meta'))
     loss = DetectorLoss(label_smoothing=0.1)(outputs, torch.zeros(len(outputs), dtype=torch.long, device='meta'))

@@ -10,9 +10,12 @@ __all__ = ['PRECISIONS', 'has_fast_bfloat16', 'CPUBFloat16', 'choose_precision',
            'WeightAverage', 'FlipAverage', 'TrainOnWindows', 'MultiScale', 'SomeCutMix', 'EpochSeed', 'ComputeCounter']
 
 # %% ../../nbs/training/callbacks.ipynb #d9b56624
-import os, random, warnings
+import os
+import random
+import warnings
 from collections.abc import Callable
 from functools import partial
+
 import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
@@ -24,12 +27,13 @@ from timm.optim import Muon, muon
 from timm.utils import ModelEmaV3
 from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
+
 from ..data.augment import random_windows
 from ..data.dataset import OBJECTS
-from ..models.registry import WhitenedConv, fold_objects
+from ..models.networks import WhitenedConv, fold_objects
 
 # %% ../../nbs/training/callbacks.ipynb #51250cae
-def has_fast_bfloat16()->bool: # Whether `precision='auto'` takes bfloat16 on this processor
+def has_fast_bfloat16()->bool: # Whether `precision='auto'` chooses bfloat16 on this processor
     "Whether this processor computes convolutions in bfloat16 with instructions of its own"
     if not torch.backends.cpu.get_cpu_capability().startswith('AVX512'): return False
     queries = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
@@ -58,42 +62,49 @@ PRECISIONS = 'auto', 'float32', 'bfloat16', 'float16'
 
 def _asked_precision(precision):
     "The precision that a call or `$CIFAKE_PRECISION` asks for"
-    asked, name = precision, '`precision`'
-    if precision == 'auto' and os.environ.get('CIFAKE_PRECISION'):
-        asked, name = os.environ['CIFAKE_PRECISION'], 'The environment variable CIFAKE_PRECISION'
+    variable = os.environ.get('CIFAKE_PRECISION')
+    if precision == 'auto' and variable: asked, name = variable, 'The environment variable CIFAKE_PRECISION'
+    else: asked, name = precision, '`precision`'
     if asked not in PRECISIONS: raise ValueError(f'{name} is {asked!r}: choose one of {", ".join(PRECISIONS)}.')
     return asked
+
+def _best_precision(kind):
+    "What `auto` chooses on a device of this `kind`"
+    if kind == 'cpu': return 'bfloat16' if has_fast_bfloat16() else 'float32'
+    if kind != 'cuda': return 'float32'
+    return 'bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16'
 
 def choose_precision(
     precision:str='auto', # `float32`, `bfloat16`, `float16` (CUDA only), or `auto` for what suits `device`
     device:str|torch.device|None=None, # The device of the loaders; None is the CPU
-)->str: # `float32`, `bfloat16`, or `float16`, which `auto` takes on CUDA devices without bfloat16
+)->str: # `float32`, `bfloat16`, or `float16`, which `auto` chooses on CUDA devices without bfloat16
     "The precision of the forward pass; `ValueError` for one that `device` does not support"
-    asked, kind = _asked_precision(precision), torch.device(device or 'cpu').type
-    if asked == 'float32' or asked == 'auto' and kind not in ('cpu', 'cuda'): return 'float32'
-    if asked == 'float16' and kind != 'cuda' or asked == 'bfloat16' and kind not in ('cpu', 'cuda'):
+    asked = _asked_precision(precision)
+    kind = torch.device(device or 'cpu').type
+    if asked == 'auto': return _best_precision(kind)
+    if asked == 'float32': return asked
+    if kind not in ('cuda', 'cpu') or asked == 'float16' and kind == 'cpu':
         raise ValueError(f'{asked} is not supported on {kind!r}: choose `auto` or `float32`.')
-    fast = has_fast_bfloat16() if kind == 'cpu' else torch.cuda.is_bf16_supported(including_emulation=False)
-    if asked == 'auto': return 'bfloat16' if fast else 'float32' if kind == 'cpu' else 'float16'
-    if asked == 'bfloat16' and not fast:
+    if asked == 'bfloat16' and _best_precision(kind) != 'bfloat16':
         if kind == 'cuda': raise ValueError('This GPU does not support bfloat16: choose `auto` or `float32`.')
         warnings.warn('This processor has no bfloat16 instructions: float32 is faster on it.', stacklevel=2)
     return asked
 
 def device_callbacks(
     device:str|torch.device|None=None, # The device of the loaders; None is the CPU
-    precision:str='auto', # As `choose_precision` takes it
+    precision:str='auto', # As for `choose_precision`
 )->list: # fastai callbacks
     "What makes training faster on `device` without changing what is learned"
-    chosen, kind = choose_precision(precision, device), torch.device(device or 'cpu').type
+    chosen = choose_precision(precision, device)
     if chosen == 'float32': return [ChannelsLast()]
-    if kind == 'cpu': return [ChannelsLast(), CPUBFloat16()]
+    if torch.device(device or 'cpu').type == 'cpu': return [ChannelsLast(), CPUBFloat16()]
     return [ChannelsLast(), MixedPrecision('bf16' if chosen == 'bfloat16' else 'fp16')]
 
 # %% ../../nbs/training/callbacks.ipynb #c82141af
 class WhitenFirst(Callback):
     "Let each `WhitenedConv` that has seen no images yet measure the first training batch"
-    order,run_valid = -5,False
+    order = -5
+    run_valid = False
     def __init__(self): self.fresh = []
     def before_train(self)->None:
         layers = [o for o in self.learn.model.modules() if isinstance(o, WhitenedConv)]
@@ -105,17 +116,22 @@ class WhitenFirst(Callback):
 # %% ../../nbs/training/callbacks.ipynb #ac901706
 class ObjectTargets(Callback):
     "Train on pairs of label and object, or on labels where some object is unknown"
-    order,run_valid = -10,False
-    def __init__(self): self.known, self.objects, self.taken = False, None, None
+    order = -10
+    run_valid = False
+    def __init__(self):
+        self.known = False
+        self.objects = None
+        self.taken = None
     def before_train(self)->None:
         names = [getattr(o, 'object_class', '') for o in getattr(self.dl, 'items', [])]
         self.known = hasattr(self.dl, 'taken') and set(names) <= set(OBJECTS)
-        self.objects = torch.tensor([OBJECTS.index(o) for o in names], device=self.dl.device) if self.known else None
+        if self.known: self.objects = torch.tensor([OBJECTS.index(o) for o in names], device=self.dl.device)
     def before_batch(self)->None:
         if not self.known: return
         if self.iter == 0: self.taken = self.dl.taken # of this pass, whoever else reads the loader
         start = self.iter*self.dl.bs
-        self.learn.yb = (self.y*len(OBJECTS) + self.objects[self.taken[start:start+len(self.y)]],)
+        objects = self.objects[self.taken[start:start+len(self.y)]]
+        self.learn.yb = (self.y*len(OBJECTS) + objects,)
     def after_pred(self)->None:
         if not self.known: self.learn.pred = fold_objects(self.pred)
     def after_train(self)->None: self.objects = self.taken = None
@@ -126,31 +142,34 @@ def matrices_and_others(
 )->list: # Two lists of parameters: those with two or more axes, and the others
     "Split the parameters of `model` in those that Muon is made for, and normalisation and biases"
     parameters = [o for o in model.parameters() if o.requires_grad]
-    return [[o for o in parameters if o.ndim > 1], [o for o in parameters if o.ndim <= 1]]
+    matrices = [o for o in parameters if o.ndim > 1]
+    others = [o for o in parameters if o.ndim <= 1]
+    return [matrices, others]
 
 class Float32Muon(Muon):
     "timm's Muon with its iteration in float32 in place of bfloat16"
     @torch.no_grad()
     def step(self, closure:Callable|None=None)->torch.Tensor|float|None:
-        half = muon.zeropower_via_newtonschulz
-        muon.zeropower_via_newtonschulz = partial(half, dtype=torch.float32)
+        original = muon.zeropower_via_newtonschulz
+        muon.zeropower_via_newtonschulz = partial(original, dtype=torch.float32)
         try: return super().step(closure)
-        finally: muon.zeropower_via_newtonschulz = half
+        finally: muon.zeropower_via_newtonschulz = original
 
 def muon_arguments(
     wd:float=0.01, # Decoupled weight decay of matrices; normalisation and biases have none
-    precision:str='auto', # Of the iteration, as `choose_precision` takes it; float32 where that gives float16
-    device:str|torch.device|None=None, # The device of the loaders; None is the processor
+    precision:str='auto', # Of the iteration, as for `choose_precision`; float32 where that gives float16
+    device:str|torch.device|None=None, # The device of the loaders; None is the CPU
 )->dict: # `opt_func`, `splitter`, `wd`
     "Arguments that make a fastai `Learner` train with Muon"
     kind = Muon if choose_precision(precision, device) == 'bfloat16' else Float32Muon
-    opt = partial(OptimWrapper, opt=partial(kind, nesterov=True, betas=(0.9, 0.99)))
-    return dict(opt_func=opt, splitter=matrices_and_others, wd=[wd, 0.])
+    optimizer = partial(kind, nesterov=True, betas=(0.9, 0.99))
+    return dict(opt_func=partial(OptimWrapper, opt=optimizer), splitter=matrices_and_others, wd=[wd, 0.])
 
 # %% ../../nbs/training/callbacks.ipynb #ba665fb3
 def adam_arguments()->dict: # `opt_func`, `wd`
     "Arguments that make a fastai `Learner` train with Adam as in Kingma & Ba (2014, arXiv 1412.6980), algorithm 1"
-    return dict(opt_func=partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=True)), wd=0.)
+    optimizer = partial(torch.optim.Adam, fused=True)
+    return dict(opt_func=partial(OptimWrapper, opt=optimizer), wd=0.)
 
 def last_layers(
     model:torch.nn.Sequential, # Network: a body and what follows it
@@ -158,9 +177,11 @@ def last_layers(
 )->list: # Two lists of parameters: those of the frozen layers, and the others
     "Split the parameters of `model` for fastai's `freeze`, which leaves the last `n` layers of the body to be trained"
     layers = [o for o in model[0].modules() if next(o.children(), None) is None]
-    trained = [p for o in layers[-n:] for p in o.parameters()]
-    kept = {id(p) for p in trained}
-    return [[p for p in model[0].parameters() if id(p) not in kept], trained + [p for o in model[1:] for p in o.parameters()]]
+    trained = [p for layer in layers[-n:] for p in layer.parameters()]
+    known = {id(p) for p in trained}
+    frozen = [p for p in model[0].parameters() if id(p) not in known]
+    head = [p for part in model[1:] for p in part.parameters()]
+    return [frozen, trained + head]
 
 # %% ../../nbs/training/callbacks.ipynb #e20afb38
 class WeightAverage(Callback):
@@ -169,32 +190,40 @@ class WeightAverage(Callback):
     def __init__(self,
         decay:float=0.995, # Largest share that the average keeps at a step, in (0, 1): 0.995 looks back over 200 steps
     ):
-        self.decay, self.average, self.own = decay, None, None
+        self.decay = decay
+        self.average = None
+        self.own = None # the trained network, while its average stands in its place
     def before_train(self)->None:
         if hasattr(self.learn, 'lr_finder'): return
-        if self.average is None:
-            self.average, self.steps = self.start(get_model(self.learn.model)), 0
+        if self.average is None: self.start(get_model(self.learn.model))
         self.give_back()
     def after_step(self)->None:
         if self.average is None: return
         self.steps += 1
         self.average.update(get_model(self.learn.model), self.steps)
     def before_validate(self)->None:
-        if self.average is not None and self.own is None: self.own, self.learn.model = self.learn.model, self.average.module
+        if self.average is None or self.own is not None: return
+        self.own = self.learn.model
+        self.learn.model = self.average.module
     def after_fit(self)->None:
         if self.average is None or hasattr(self.learn, 'gather_preds'): return # predictions in the middle of a training
         self.give_back()
         get_model(self.learn.model).load_state_dict(self.average.module.state_dict())
         self.average = None
+    def start(self, model:torch.nn.Module)->None:
+        "Begin with the weights of `model`"
+        self.steps = 0
+        self.average = ModelEmaV3(model, self.decay, use_warmup=True, warmup_gamma=9, warmup_power=1.)
     def restore(self, model:torch.nn.Module, state:dict, steps:int)->None:
         "Go on with the average `state` of the weights of `model` after `steps` steps"
-        self.average, self.steps = self.start(model), steps
+        self.start(model)
+        self.steps = steps
         self.average.module.load_state_dict(state)
-    def start(self, model:torch.nn.Module)->ModelEmaV3:
-        return ModelEmaV3(model, self.decay, use_warmup=True, warmup_gamma=9, warmup_power=1.)
     def give_back(self)->None:
         "Put the network that is being trained back in the place of its average"
-        if self.own is not None: self.learn.model, self.own = self.own, None
+        if self.own is None: return
+        self.learn.model = self.own
+        self.own = None
 
 # %% ../../nbs/training/callbacks.ipynb #82a37c71
 class FlipAverage(Callback):
@@ -206,8 +235,9 @@ class FlipAverage(Callback):
     def after_fit(self)->None: self.on = True
     def after_pred(self)->None:
         if self.training or not self.on: return
-        both = [o.float().softmax(-1) for o in (self.pred, self.learn.model(self.x.flip(-1)))]
-        self.learn.pred = (sum(both)/2).clamp_min(1e-12).log()
+        mirrored = self.learn.model(self.x.flip(-1))
+        mean = (self.pred.float().softmax(-1) + mirrored.float().softmax(-1))/2
+        self.learn.pred = mean.clamp_min(1e-12).log()
 
 # %% ../../nbs/training/callbacks.ipynb #777f2f60
 class TrainOnWindows(Callback):
@@ -217,7 +247,8 @@ class TrainOnWindows(Callback):
         side:int=24, # Side of the square window, in pixels
         share:float=0.75, # Part of the training that sees windows, in [0, 1]
     ):
-        self.side, self.share = side, share
+        self.side = side
+        self.share = share
     def before_batch(self)->None:
         if self.learn.pct_train < self.share: self.learn.xb = (random_windows(self.x, self.side),)
 
@@ -230,9 +261,11 @@ class MultiScale(Callback):
     ):
         self.change = change
     def before_batch(self)->None:
+        own = self.x.shape[-1]
         power = 2*torch.rand(()).item() - 1
-        side = max(1, round(self.x.shape[-1]*(1 + self.change)**power))
-        if side != self.x.shape[-1]: self.learn.xb = (interpolate(self.x, (side, side), mode='bilinear', antialias=True),)
+        side = max(1, round(own*(1 + self.change)**power))
+        if side == own: return
+        self.learn.xb = (interpolate(self.x, (side, side), mode='bilinear', antialias=True),)
 
 # %% ../../nbs/training/callbacks.ipynb #e482662e
 class SomeCutMix(CutMix):
@@ -244,8 +277,9 @@ class SomeCutMix(CutMix):
         super().__init__(alpha)
         self.share = share
     def before_batch(self)->None:
-        if torch.rand(()) < self.share: super().before_batch()
-        else: self.yb1, self.lam = self.learn.yb, 1.
+        if torch.rand(()) < self.share: return super().before_batch()
+        self.yb1 = self.learn.yb
+        self.lam = 1.
 
 # %% ../../nbs/training/callbacks.ipynb #0496a1bc
 class EpochSeed(Callback):
@@ -255,7 +289,8 @@ class EpochSeed(Callback):
         seed:int, # Seed of the run
         done:int=0, # Epochs that were trained before this process
     ):
-        self.seed, self.done = seed, done
+        self.seed = seed
+        self.done = done
     def before_train(self)->None:
         number = random.Random(f'{self.seed} {self.done}').randrange(2**32)
         set_seed(number + rank_distrib()) # several processes augment in several ways
@@ -267,8 +302,13 @@ class EpochSeed(Callback):
 # %% ../../nbs/training/callbacks.ipynb #33d96fed
 class ComputeCounter(Callback):
     "Count the floating-point operations of a training"
-    order,run_valid = 2,False
-    def __init__(self): self.flops, self.of_shape, self.mode, self.shape = 0, {}, None, None
+    order = 2
+    run_valid = False
+    def __init__(self):
+        self.flops = 0
+        self.of_shape = {}
+        self.mode = None
+        self.shape = None
     def before_fit(self)->None:
         self.stop()
         self.of_shape = {} # the body may have been frozen before
