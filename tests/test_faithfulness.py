@@ -24,7 +24,7 @@ from cifake.explain.faithfulness import (
 from cifake.explain.layers import image_batches, looking_at
 from cifake.explain.maps import cam_maps
 from cifake.explain.spectrum import as_picture
-from cifake.training.learner import load_pretrained
+from cifake.serve.detector import load_pretrained
 
 QUICK = dict(steps=1, quantiles=())
 

@@ -16,7 +16,7 @@ from cifake.explain.layers import (
     looking_at,
     map_layers,
 )
-from cifake.training.learner import load_pretrained
+from cifake.serve.detector import load_pretrained
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,8 @@ from cifake.data.loaders import test_dl as dl_of_test
 from cifake.explain.layers import image_batches, lead_of, looking_at
 from cifake.explain.maps import CAM_METHODS, _attention, _on_grid, _rollout, attention_maps, cam_maps, plot_maps
 from cifake.models.registry import create_model
-from cifake.training.learner import cifake_learner, load_pretrained
+from cifake.serve.detector import load_pretrained
+from cifake.training.learner import cifake_learner
 
 ATTENTION = 'last', 'rollout', 'gradient_rollout'
 close = partial(np.testing.assert_allclose, atol=1e-4)

@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/explain/interpret.html.md"""
 # %% auto #0
 __all__ = ['GALLERIES', 'CifakeInterpretation']
 
-# %% ../../nbs/explain/interpret.ipynb #ef301b4d
+# %% ../../nbs/explain/interpret.ipynb #01e4697a
 from collections.abc import Callable, Iterable
 from math import ceil
 
@@ -22,10 +22,12 @@ from sklearn.metrics import classification_report
 
 from ..data.core import LABELS
 from ..data.pictures import read_picture
-from ..measure.evaluate import _two_columns, calibration_of, plot_counts
+from ..measure.evaluate import calibration_of
+from ..measure.learners import two_columns
 from ..measure.metrics import wilson
+from ..measure.report import plot_counts
 
-# %% ../../nbs/explain/interpret.ipynb #b2c193ba
+# %% ../../nbs/explain/interpret.ipynb #ff3bbeb4
 class CifakeInterpretation(ClassificationInterpretation):
     "fastai's `ClassificationInterpretation` with `p_fake`, objects and axes"
     def __init__(self,
@@ -39,7 +41,7 @@ class CifakeInterpretation(ClassificationInterpretation):
         self.vocab = list(self.vocab)
         if probabilities is None:
             probabilities = learn.get_preds(dl=dl, act=act)[0]
-        p_fake = _two_columns(probabilities)[:, self.vocab.index('FAKE')]
+        p_fake = two_columns(probabilities)[:, self.vocab.index('FAKE')]
         items = list(dl.items)
         self.files = [o.file for o in items]
         self.table = pd.DataFrame({

@@ -8,7 +8,7 @@ Docs: https://OWNER.github.io/cifake/explain/layers.html.md"""
 __all__ = ['looking_at', 'image_batches', 'two_logits', 'label_positions', 'lead_of', 'transformer_of', 'patch_grid',
            'positions_of', 'forward_hooks', 'map_layers', 'default_layer']
 
-# %% ../../nbs/explain/layers.ipynb #7b350a5c
+# %% ../../nbs/explain/layers.ipynb #88aa346a
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ..data.core import LABELS
-from ..data.loaders import Item
-from ..measure.evaluate import _has_items
-from ..models.registry import OneSigmoid
+from ..data.items import Item
+from ..data.loaders import has_items
+from ..models.networks import OneSigmoid
 from .spectrum import as_list, as_picture
 
 # %% ../../nbs/explain/layers.ipynb #eef2fb9e
@@ -57,7 +57,7 @@ def _float32():
     with torch.autocast('cpu', enabled=False), torch.autocast('cuda', enabled=False):
         yield
 
-# %% ../../nbs/explain/layers.ipynb #20a1d6d3
+# %% ../../nbs/explain/layers.ipynb #5d50b48b
 def image_batches(
     learn:Learner, # fastai `Learner`
     items:object, # Images, as in `as_list`
@@ -76,7 +76,7 @@ def image_batches(
 
 def _for_loader(dls, found):
     "`Item`s for loaders that read them, images for any others"
-    if not _has_items(dls):
+    if not has_items(dls):
         return [as_picture(o) for o in found]
     return [o if isinstance(o, Item) else Item(o, '', LABELS[0], 'unknown', 'test', '') for o in found]
 

@@ -1,4 +1,4 @@
-"""What one verdict hangs on: which part of the picture, and which small change
+"""What one verdict depends on: which part of the picture, and which small change
 
 Docs: https://OWNER.github.io/cifake/explain/verdict.html.md"""
 
@@ -7,73 +7,103 @@ Docs: https://OWNER.github.io/cifake/explain/verdict.html.md"""
 # %% auto #0
 __all__ = ['CHANGES', 'occlusion_map', 'stability', 'plot_stability']
 
-# %% ../../nbs/explain/verdict.ipynb #7cfb8855
+# %% ../../nbs/explain/verdict.ipynb #b15fcc41
 from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
-import numpy as np, pandas as pd
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
+
 from ..data.pictures import as_jpeg, read_picture
 
-# %% ../../nbs/explain/verdict.ipynb #fa324bab
-def _seen(detector, source):
-    "What the detector sees of a picture, 8-bit (size, size, 3)"
-    return detector.pixels_of(source)
+# %% ../../nbs/explain/verdict.ipynb #cd2d48a8
+def _log_odds(p):
+    "Logarithm of the odds; probabilities of 0 and 1 stay finite"
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return np.log(p/(1 - p))
 
-def _log_odds(p): return np.log((p := np.clip(p, 1e-7, 1 - 1e-7))/(1 - p))
+def _squares(size, side):
+    "Slices of overlapping squares that cover a picture"
+    starts = {*range(0, size - side, max(1, side//2)), size - side}
+    parts = [slice(o, o + side) for o in sorted(starts)]
+    return [(rows, columns) for rows in parts for columns in parts]
 
 def occlusion_map(
     detector:object, # `Detector`
     source:object, # One picture, as `Detector.predict` takes it; web addresses are not fetched
-    side:int=None, # Of the square that hides, in the detector's pixels; None takes a quarter of its size
-)->np.ndarray: # (size, size): by how much the log-odds of FAKE fall where the square lies, on average over the squares that cover a pixel
-    "Which parts speak for FAKE (above 0) and for REAL (below); `ValueError` for a picture that cannot be read"
-    pixels = _seen(detector, source)
-    size, side = len(pixels), detector.size//4 if side is None else int(side)
-    if not 0 < side <= size: raise ValueError(f'`side` is {side}: it is from 1 to {size} pixels.')
-    starts = sorted({*range(0, size - side, max(1, side//2)), size - side})
-    squares = [(slice(y, y + side), slice(x, x + side)) for y in starts for x in starts]
-    hidden = np.repeat(pixels[None], len(squares) + 1, 0)
-    for i,(y,x) in enumerate(squares): hidden[i,y,x] = pixels.mean((0, 1))
-    odds, total, count = _log_odds(detector.p_fake(hidden)), np.zeros((size, size)), np.zeros((size, size))
-    for o,(y,x) in zip(odds, squares):
-        total[y,x] += odds[-1] - o
-        count[y,x] += 1
+    side:int=None, # Side of the square that hides, in the detector's pixels; None takes a quarter of its size
+)->np.ndarray: # (size, size): how much the log-odds of FAKE fall, averaged over the squares that cover a pixel
+    "Evidence for FAKE (above 0) and for REAL (below) in each part; `ValueError` for a picture that cannot be read"
+    pixels = detector.pixels_of(source)
+    size = len(pixels)
+    side = size//4 if side is None else int(side)
+    if not 0 < side <= size:
+        raise ValueError(f'`side` is {side}: choose 1 to {size} pixels.')
+    squares = _squares(size, side)
+    hidden = np.repeat(pixels[None], len(squares), 0)
+    for image,(rows,columns) in zip(hidden, squares, strict=True):
+        image[rows,columns] = pixels.mean((0, 1))
+    odds = _log_odds(detector.p_fake(np.stack([pixels, *hidden])))
+    total = np.zeros((size, size))
+    count = np.zeros((size, size))
+    for fall,(rows,columns) in zip(odds[0] - odds[1:], squares, strict=True):
+        total[rows,columns] += fall
+        count[rows,columns] += 1
     return total/count
 
-# %% ../../nbs/explain/verdict.ipynb #57c1388a
-CHANGES = {'JPEG quality': (95, 85, 75, 60, 40), 'blur, pixels': (0.2, 0.4, 0.6, 0.8, 1), 'resized to': (0.9, 0.75, 0.6, 0.5)}
+# %% ../../nbs/explain/verdict.ipynb #4ed1cd97
+CHANGES = {
+    'JPEG quality': (95, 85, 75, 60, 40),
+    'blur, pixels': (0.2, 0.4, 0.6, 0.8, 1),
+    'resized to': (0.9, 0.75, 0.6, 0.5),
+}
 
-# %% ../../nbs/explain/verdict.ipynb #8d47cad9
+# %% ../../nbs/explain/verdict.ipynb #713f36be
 def _changed(image, change, level, size):
     "`image` after one change"
-    if change == 'JPEG quality': return as_jpeg(image, level)
-    if change == 'blur, pixels': return image.filter(ImageFilter.GaussianBlur(level*min(image.size)/size))
-    return image.resize([max(1, round(o*level)) for o in image.size], Image.Resampling.BICUBIC)
+    if change == 'JPEG quality':
+        return as_jpeg(image, level)
+    if change == 'blur, pixels':
+        return image.filter(ImageFilter.GaussianBlur(level*min(image.size)/size))
+    smaller = [max(1, round(o*level)) for o in image.size]
+    return image.resize(smaller, Image.Resampling.BICUBIC)
 
 def stability(
     detector:object, # `Detector`
     source:object, # One picture, as `Detector.predict` takes it; web addresses are not fetched
-)->pd.DataFrame: # `change`, `level`, `p_fake`, `verdict`, `same` (as that of the picture as it is, which is the first row)
-    "`p_fake` after JPEG compression, blur and resizing of several strengths; `ValueError` for a picture that cannot be read"
-    try: image = read_picture(source, detector.size).image
-    except OSError as e: raise ValueError(e.strerror or str(e)) from e
-    ways = [('as it is', np.nan), *((change, float(o)) for change,levels in CHANGES.items() for o in levels)]
-    found = detector.predict([image, *(_changed(image, change, int(o) if o > 1 else o, detector.size) for change,o in ways[1:])])
-    return pd.DataFrame(dict(change=[o for o,_ in ways], level=[o for _,o in ways], p_fake=found.p_fake, verdict=found.verdict, same=found.verdict == found.verdict[0]))
+)->pd.DataFrame: # `change`, `level`, `p_fake`, `verdict` and `same` (as in the first row, the picture as it is)
+    "`p_fake` after JPEG compression, blur and resizing; `ValueError` for a picture that cannot be read"
+    try:
+        image = read_picture(source, detector.size).image
+    except OSError as e:
+        raise ValueError(e.strerror or str(e)) from e
+    rows, images = [('as it is', np.nan)], [image]
+    for change,levels in CHANGES.items():
+        for level in levels:
+            rows.append((change, float(level)))
+            images.append(_changed(image, change, level, detector.size))
+    table = pd.DataFrame(rows, columns=['change', 'level'])
+    table['p_fake'] = detector.p_fake(images)
+    table['verdict'] = detector.calibration.verdicts(table.p_fake.to_numpy())
+    return table.assign(same=table.verdict == table.verdict[0])
 
-# %% ../../nbs/explain/verdict.ipynb #2a6fbf8c
+# %% ../../nbs/explain/verdict.ipynb #b63700b8
 def plot_stability(
     table:pd.DataFrame, # Of `stability`
-    threshold:float=None, # A line there
+    threshold:float=None, # Draw a line there; None draws none
     axs:Sequence[Axes]|np.ndarray|None=None, # Three axes; None makes a figure
 )->Sequence[Axes]|np.ndarray: # Three axes
     "`p_fake` against the strength of each change"
-    if axs is None: _, axs = plt.subplots(1, len(CHANGES), figsize=(7,2.1), sharey=True, layout='constrained')
-    for ax,(change,o) in zip(axs, table[1:].groupby('change', sort=False)):
-        ax.plot(range(len(o) + 1), [table.p_fake[0], *o.p_fake], '.-')
-        ax.set_xticks(range(len(o) + 1), ['as is', *(f'{v:g}' for v in o.level)], fontsize=8)
+    if axs is None:
+        _, axs = plt.subplots(1, len(CHANGES), figsize=(7,2.1), sharey=True, layout='constrained')
+    for ax,(change,rows) in zip(axs, table[1:].groupby('change', sort=False), strict=True):
+        labels = ['as is', *(f'{o:g}' for o in rows.level)]
+        ax.plot(labels, [table.p_fake[0], *rows.p_fake], '.-')
+        ax.tick_params(axis='x', labelsize=8)
         ax.set(xlabel=change, ylim=(-0.03, 1.03))
-        if threshold is not None: ax.axhline(threshold, color='grey', lw=0.8, ls='--')
+        if threshold is not None:
+            ax.axhline(threshold, color='grey', lw=0.8, ls='--')
     axs[0].set_ylabel('p_fake')
     return axs
