@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +53,19 @@ def object_of(
 # %% ../../nbs/data/dataset.ipynb #8c0cfc13
 _CACHED = ['path', 'size', 'changed', 'digest', 'width', 'height', 'error']
 
-def _is_picture(name):
-    "Whether a file of this name is taken for a picture"
-    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith('.')
+def _is_picture(entry):
+    "Whether the name of a file is that of a picture"
+    return entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith('.')
 
 def _listing(root):
     "Relative path, size and time of change of every image file below `root`, sorted by path"
     rows = []
-    folders = [f'{split}/{label}' for split in OFFICIAL for label in LABELS]
-    for folder in filter(lambda o: (root/o).is_dir(), folders):
-        for o in os.scandir(root/folder):
-            if _is_picture(o.name):
-                rows.append((f'{folder}/{o.name}', o.stat().st_size, o.stat().st_mtime_ns))
+    for split, label in product(OFFICIAL, LABELS):
+        folder = root/split/label
+        found = os.scandir(folder) if folder.is_dir() else []
+        for o in filter(_is_picture, found):
+            stat = o.stat()
+            rows.append((f'{split}/{label}/{o.name}', stat.st_size, stat.st_mtime_ns))
     return pd.DataFrame(sorted(rows), columns=['path', 'size', 'changed'])
 
 def _cache_files(root):
@@ -193,7 +195,8 @@ def _part_counts(items, split, label):
 @patch
 def check(self:Cifake)->pd.DataFrame: # A row for each folder
     "Counts of files, damage and duplicates in each folder of the dataset"
-    rows = [_part_counts(self.items, split, label) for split in OFFICIAL for label in LABELS]
+    folders = product(OFFICIAL, LABELS)
+    rows = [_part_counts(self.items, *o) for o in folders]
     return pd.DataFrame(rows).set_index(['split', 'label'])
 
 def check_cifake(

@@ -77,7 +77,7 @@ def _unpacked(archive):
                 raise
     return target
 
-# %% ../../nbs/data/find.ipynb #cb84a4e4
+# %% ../../nbs/data/find.ipynb #b3f33f92
 def _open(path, origin):
     "The dataset's root at `path`, which `origin` named"
     path = Path(path).expanduser()
@@ -90,7 +90,6 @@ def _open(path, origin):
         raise ValueError(f'{path} has no train/FAKE or train/REAL: name the folder that holds `train/` and `test/`.')
     return root
 
-# %% ../../nbs/data/find.ipynb #b3f33f92
 def _places():
     "Where CIFAKE lies when nobody names its folder"
     hub = Path(os.environ.get('KAGGLEHUB_CACHE') or Path.home()/'.cache'/'kagglehub')

@@ -35,6 +35,11 @@ from .items import Item, as_items, item_file, item_label, item_split, training_i
 from .pictures import how_read, read_picture, to_square
 
 # %% ../../nbs/data/loaders.ipynb #a6bd8226
+def _read_image(source, size):
+    "`source` as an RGB image; a square of `size` pixels, if any"
+    image = read_picture(source, size).image
+    return to_square(image, size) if size else image
+
 class PictureReader(Transform):
     "Read a picture as a detector does, as a fastai `PILImage`"
     input_types = (str, Path, bytes, np.ndarray, torch.Tensor, Image.Image)
@@ -48,8 +53,7 @@ class PictureReader(Transform):
             source = source.permute(1, 2, 0)
         if isinstance(source, torch.Tensor):
             source = source.cpu().numpy()
-        image = read_picture(source, self.size).image
-        return PILImage((to_square(image, self.size) if self.size else image).copy())
+        return PILImage(_read_image(source, self.size).copy())
 
 def _items_of(source, split):
     return source if isinstance(source, list) else training_items(source, split)
@@ -149,7 +153,7 @@ def test_dl(
 # %% ../../nbs/data/loaders.ipynb #8253f500
 def _pixels(file, size=None):
     "Bytes of the image in `file`, rows, columns, channels, as `cifake_dls` would read it"
-    return np.asarray(PictureReader(size).encodes(file)).tobytes()
+    return np.asarray(_read_image(file, size)).tobytes()
 
 def _write_array(file, rows, shape):
     "Write the bytes of each of `rows` to `file` as an array of `shape`, in one step"
