@@ -34,7 +34,7 @@ class Item:
 
 def item_file(
     item:Item, # One image
-)->Path: # Its file
+)->object: # Its file, or what stands in its place; a `Path` here would make fastai cast a picture to one
     "Where an image lies, for `DataBlock(get_x=...)`"
     return item.file
 
