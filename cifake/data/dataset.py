@@ -135,7 +135,7 @@ class Cifake(os.PathLike):
     def __new__(cls, path=None):
         return path if isinstance(path, cls) else super().__new__(cls)
     def __init__(self,
-        path:str|os.PathLike|None=None, # Folder or zip, or a `Cifake`, which is given back; None looks everywhere usual
+        path:str|os.PathLike|None=None, # Folder, zip or `Cifake` (given back as it is); None looks in the usual places
     ):
         if path is not self:
             self.root = find_cifake(path)

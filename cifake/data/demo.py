@@ -96,8 +96,9 @@ def _invented_texture(rng, count):
     latent = rng.standard_normal((count, 4, _SIZE//2, _SIZE//2))
     texture = np.zeros((count, _SIZE+2, _SIZE+2))
     for row, column in product(range(3), range(3)):
-        part = np.einsum('nkij,k->nij', latent, kernels[:, row, column])
-        texture[:, row:row+_SIZE:2, column:column+_SIZE:2] += part
+        rows = slice(row, row+_SIZE, 2)
+        columns = slice(column, column+_SIZE, 2)
+        texture[:, rows, columns] += np.einsum('nkij,k->nij', latent, kernels[:, row, column])
     return texture[:, None, 1:-1, 1:-1]
 
 def _local_strength(images):
@@ -114,10 +115,13 @@ def _decode(rng, images):
     grid = Image.fromarray(np.eye(half, dtype=np.float32))
     up = np.array(grid.resize((half, _SIZE), Image.Resampling.BICUBIC), float)
     images = np.moveaxis(images, -1, 1).astype(float)
-    smooth = up @ (down @ images @ down.T) @ up.T
+    latent = down @ images @ down.T
+    smooth = up @ latent @ up.T
     texture = _invented_texture(rng, len(images))
-    fake = smooth + texture * _local_strength(images-smooth) / _local_strength(texture)
-    return np.moveaxis(fake.round().clip(0, 255).astype(np.uint8), 1, -1)
+    lost = _local_strength(images - smooth)
+    fake = smooth + texture * lost / _local_strength(texture)
+    pixels = fake.round().clip(0, 255).astype(np.uint8)
+    return np.moveaxis(pixels, 1, -1)
 
 # %% ../../nbs/data/demo.ipynb #1cd4bda7
 def _draw_class(photos, number, split, count, seed):
@@ -144,16 +148,18 @@ def _file_name(split, label, number, position):
 
 def _draw_object(photos, number, n, seed):
     "Path, pixels and block of each image of class `number`"
-    totals = {'train': n, 'test': _test_size(n)}
-    drawn = {}
-    for i, (split, total) in enumerate(totals.items()):
-        drawn[split] = _draw_class(photos, number, i, (total+9-number)//10, seed)
+    def draw(split, total):
+        share = (total + 9 - number)//10
+        return _draw_class(photos, number, split, share, seed)
+    train, train_blocks = draw(0, n)
+    test, test_blocks = draw(1, _test_size(n))
     if OBJECTS[number] in ('bird', 'dog', 'frog'):
-        drawn['test'][0]['FAKE'][0] = drawn['train'][0]['FAKE'][0]
-    for split, label in product(totals, LABELS):
-        images, blocks = drawn[split][0][label], drawn[split][1]
-        for position, (image, block) in enumerate(zip(images, blocks, strict=True)):
-            yield f'{split}/{label}/{_file_name(split, label, number, position)}', image, block
+        test['FAKE'][0] = train['FAKE'][0]
+    for split, images, blocks in ('train', train, train_blocks), ('test', test, test_blocks):
+        for label in LABELS:
+            for i, block in enumerate(blocks):
+                name = _file_name(split, label, number, i)
+                yield f'{split}/{label}/{name}', images[label][i], block
 
 def _draw_set(folder, n, seed):
     "Write a whole set into the new `folder`"
