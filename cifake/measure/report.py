@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/measure/report.html.md"""
 # %% auto #0
 __all__ = ['Report', 'check_threshold', 'report_of', 'plot_counts', 'plot_reliability']
 
-# %% ../../nbs/measure/report.ipynb #2a42940b
+# %% ../../nbs/measure/report.ipynb #cae840db
 import base64
 import html
 import io
@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
-from ..data.dataset import LABELS
+from ..data.core import LABELS
 from .metrics import MEASURES, checked, intervals, measures, wilson
 
 # %% ../../nbs/measure/report.ipynb #5ce4a16c
