@@ -56,7 +56,7 @@ def _p_fake_values(found, n):
         raise ValueError(f'The detector gave {values.shape} values for {n} images: it has to give one for each.')
     return checked(np.zeros(n, bool), values)[1]
 
-# %% ../../nbs/measure/evaluate.ipynb #4ff3afa8
+# %% ../../nbs/measure/evaluate.ipynb #8009a2ba
 class _ArrayBatches:
     "Images (n, h, w, 3) of the learner's size as batches that it can predict"
     def __init__(self, learn, images, bs=512):
@@ -97,8 +97,7 @@ class LearnerPredictor:
         "A loader of `items`"
         dls = self.learn.dls
         if tuple(getattr(items, 'shape', ()))[1:3] == (self.size, self.size): return _ArrayBatches(self.learn, items)
-        if not has_items(dls): return dls.test_dl([_source(o) for o in items], bs=256)
-        items = [o if isinstance(o, Item) else Item(o, '', LABELS[0], 'unknown', 'test', '') for o in items]
+        if not has_items(dls) or not isinstance(items[0], Item): items = [_source(o) for o in items]
         return dls.test_dl(items, bs=256)
 
 class FunctionPredictor:
