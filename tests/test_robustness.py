@@ -205,7 +205,8 @@ def test_validation_is_measured_too(learn):
 
 
 @pytest.mark.parametrize('kwargs, match', [
-    (dict(names=['fog']), 'no corruption'), (dict(split='train'), '`split` is'), (dict(threshold=50), '`threshold` is')])
+    (dict(names=['fog']), 'no corruption'), (dict(split='train'), '`split` is'),
+    (dict(threshold=50), '`threshold` is')])
 def test_arguments_are_checked(kwargs, match, learn):
     with pytest.raises(ValueError, match=match): robustness_table(learn, **kwargs)
 
