@@ -522,7 +522,8 @@ USES = {
     'get_preds': lambda learn, files: dict(enumerate(learn.get_preds(with_decoded=True, with_loss=True))),
     'predict': lambda learn, files: learn.predict(files[0])[2],
     'interpret': lambda learn, files: CifakeInterpretation.from_learner(learn).table[['p_fake', 'loss']].to_numpy(),
-    'corrupted pictures': lambda learn, files: as_predictor(learn).p_fake(torch.randint(256, (6, 32, 32, 3)).byte().numpy()),
+    'corrupted pictures': lambda learn, files: as_predictor(learn).p_fake(
+        torch.randint(256, (6, 32, 32, 3)).byte().numpy()),
     'explanations': explained}
 
 

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Calibrated', 'DetectorLoss', 'Verdicts', 'two_columns']
 
-# %% ../../nbs/measure/learners.ipynb #dd2ac030
+# %% ../../nbs/measure/learners.ipynb #cb546355
 import torch
 from fastai.callback.core import Callback
 from fastai.losses import CrossEntropyLossFlat
 
-from ..data.dataset import LABELS
+from ..data.core import LABELS
 from .calibration import Calibration
 
 # %% ../../nbs/measure/learners.ipynb #d3299c89

@@ -28,9 +28,36 @@ def wilson(
     scale = 1 + z*z/n
     return float((centre-half)/scale), float((centre+half)/scale)
 
-# %% ../../nbs/measure/metrics.ipynb #3b6e88c8
+# %% ../../nbs/measure/metrics.ipynb #ff2a93c0
 def _ratio(a, b): return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) != 0)
 
+@dataclass(frozen=True)
+class Measure:
+    "A measure of a detector; the smallest value is 0"
+    name: str # In `MEASURES`, and as an attribute of a `Report`
+    title: str # In tables
+    meaning: str # In one line
+    compute: Callable # From sums over images to values (k,), or to hits and trials where the interval is Wilson's
+    interval: str = 'bootstrap' # `Wilson`, `bootstrap` (percentiles) or `basic bootstrap`
+    share: bool = False # Shown in per cent
+    high: float = 1. # Largest value
+    def values(self,
+        sums:object, # Sums over images, as `measures` makes them
+    )->np.ndarray: # (k,); NaN where undefined
+        "The measure for each of k resamples"
+        found = self.compute(sums)
+        return _ratio(*found) if self.interval == 'Wilson' else found
+    def show(self,
+        value:float|None, # NaN or None where undefined
+        ends:tuple|None=None, # Lower and upper end of its interval; None shows the value alone
+    )->str: # Such as `97.90% (97.60% to 98.16%)`
+        "The value as text, with its interval"
+        if value is None or np.isnan(value): return 'undefined'
+        form = '{:.2%}' if self.share else '{:.4f}'
+        if not ends or ends[0] is None or np.isnan(ends[0]): return form.format(value)
+        return f'{form} ({form} to {form})'.format(value, *ends)
+
+# %% ../../nbs/measure/metrics.ipynb #7f3643c0
 class _Sums:
     "Sums over images that all measures share: arrays (k,), or (k, groups) in falling order of `p_fake`"
     def __init__(self, fake, p_fake, threshold, weights):
@@ -95,33 +122,6 @@ def _ece(s, bins=15):
     gaps = np.zeros((len(s.p), bins))
     gaps[np.arange(len(s.p)),place] = right - confidence
     return np.abs(s.weights @ gaps).sum(1)/s.n
-
-# %% ../../nbs/measure/metrics.ipynb #7fdd56b5
-@dataclass(frozen=True)
-class Measure:
-    "A measure of a detector; the smallest value is 0"
-    name: str # In `MEASURES`, and as an attribute of a `Report`
-    title: str # In tables
-    meaning: str # In one line
-    compute: Callable # From sums over images to values (k,), or to hits and trials where the interval is Wilson's
-    interval: str = 'bootstrap' # `Wilson`, `bootstrap` (percentiles) or `basic bootstrap`
-    share: bool = False # Shown in per cent
-    high: float = 1. # Largest value
-    def values(self,
-        sums:object, # Sums over images, as `measures` makes them
-    )->np.ndarray: # (k,); NaN where undefined
-        "The measure for each of k resamples"
-        found = self.compute(sums)
-        return _ratio(*found) if self.interval == 'Wilson' else found
-    def show(self,
-        value:float|None, # NaN or None where undefined
-        ends:tuple|None=None, # Lower and upper end of its interval; None shows the value alone
-    )->str: # Such as `97.90% (97.60% to 98.16%)`
-        "The value as text, with its interval"
-        if value is None or np.isnan(value): return 'undefined'
-        form = '{:.2%}' if self.share else '{:.4f}'
-        if not ends or ends[0] is None or np.isnan(ends[0]): return form.format(value)
-        return f'{form} ({form} to {form})'.format(value, *ends)
 
 # %% ../../nbs/measure/metrics.ipynb #ca994687
 _OF_VERDICTS = [

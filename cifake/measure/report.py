@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Report', 'check_threshold', 'report_of', 'plot_counts', 'plot_reliability']
 
-# %% ../../nbs/measure/report.ipynb #2a42940b
+# %% ../../nbs/measure/report.ipynb #cae840db
 import base64
 import html
 import io
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
-from ..data.dataset import LABELS
+from ..data.core import LABELS
 from .metrics import MEASURES, checked, intervals, measures, wilson
 
 # %% ../../nbs/measure/report.ipynb #5ce4a16c
@@ -157,23 +157,31 @@ def _repr_html_(self:Report):
     notes = _notes(self)
     return _table(self).to_html() + (f'<p>{html.escape(notes)}</p>' if notes else '')
 
-# %% ../../nbs/measure/report.ipynb #fe6005db
+# %% ../../nbs/measure/report.ipynb #5c02efd4
+_COUNTS = ['n', 'tp', 'fn', 'fp', 'tn', 'threshold', 'unsure', 'wrong_when_sure']
+
+def _numbers(report):
+    "Value and ends of each measure and count"
+    rows = {}
+    for name in [*MEASURES, *_COUNTS]:
+        low, high = report.intervals.get(name, (np.nan, np.nan))
+        rows[name] = dict(value=getattr(report, name), low=low, high=high)
+    return pd.DataFrame(rows).T
+
 @patch
 def to_frame(self:Report)->pd.DataFrame:
     "Measures and counts by row; `value`, `low` and `high` (95%) by column, for each set of images"
-    def column(report):
-        names = [*MEASURES, 'n', 'tp', 'fn', 'fp', 'tn', 'threshold', 'unsure', 'wrong_when_sure']
-        rows = {o: (getattr(report, o), *report.intervals.get(o, (np.nan, np.nan))) for o in names}
-        return pd.DataFrame(rows, index=['value', 'low', 'high']).T
-    return pd.concat({k: column(o) for k,o in _columns(self).items()}, axis=1)
+    tables = {title: _numbers(report) for title,report in _columns(self).items()}
+    return pd.concat(tables, axis=1)
 
-# %% ../../nbs/measure/report.ipynb #814b659e
+# %% ../../nbs/measure/report.ipynb #b09a64f1
 @patch
 def by_object(self:Report)->pd.DataFrame:
     "Share of right verdicts for each object and label, with its 95% interval; `ValueError` without groups"
     if not self.groups: raise ValueError('These predictions have no column `object_class`, so there are no groups.')
+    shown = '{rate:.1%} of {n} ({low:.1%} to {high:.1%})'.format
     cells = pd.DataFrame(self.groups)
-    cells['shown'] = [f'{o.rate:.1%} of {o.n} ({o.low:.1%} to {o.high:.1%})' for o in cells.itertuples()]
+    cells['shown'] = [shown(**o) for o in self.groups]
     table = cells.pivot(index='object_class', columns='label', values='shown')
     return table.fillna('no images').rename_axis(columns=None)
 
@@ -298,7 +306,7 @@ def from_json(cls:Report,
     "The report in the JSON `text`"
     return _report_from(json.loads(text))
 
-# %% ../../nbs/measure/report.ipynb #002baf76
+# %% ../../nbs/measure/report.ipynb #f5fc90ff
 _STYLE = '''
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222;
 background: #fff}
@@ -326,12 +334,15 @@ def to_html(self:Report,
     tables:dict|None=None, # Title to a further table (DataFrame), for the end of the page
 )->str: # HTML page
     "Tables and figures on one page that needs no other file"
-    parts = [f'<h1>{html.escape(title)}</h1>', f'<p>{html.escape(_notes(self))}</p>', _table(self).to_html(border=0)]
+    title = html.escape(title)
+    body = f'<h1>{title}</h1><p>{html.escape(_notes(self))}</p>{_table(self).to_html(border=0)}'
     if self.predictions is not None:
         figure = 'Receiver operating characteristic, precision and recall, reliability, histogram by label'
-        parts.append(_image(self.plot()[0], figure))
-    parts.append(_image(self.plot_confusion_matrix(), 'Confusion matrix'))
-    if self.groups: parts.append(_section('Right verdicts by object and label', self.by_object()))
-    if self.clean and self.clean.groups: parts.append(_section('The same without leaked files', self.clean.by_object()))
-    parts += [_section(heading, table) for heading,table in (tables or {}).items()]
-    return _PAGE.format(title=html.escape(title), style=_STYLE, body=''.join(parts))
+        body += _image(self.plot()[0], figure)
+    body += _image(self.plot_confusion_matrix(), 'Confusion matrix')
+    further = {}
+    if self.groups: further['Right verdicts by object and label'] = self.by_object()
+    if self.clean and self.clean.groups: further['The same without leaked files'] = self.clean.by_object()
+    further |= tables or {}
+    for heading,table in further.items(): body += _section(heading, table)
+    return _PAGE.format(title=title, style=_STYLE, body=body)
