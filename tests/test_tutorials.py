@@ -12,6 +12,7 @@ import pytest
 
 from check import ROOT
 from conftest import run
+from fresh import install
 
 NOTEBOOKS = sorted(p for folder in ('tutorials', 'how-to') for p in (ROOT/'nbs'/folder).glob('*.ipynb'))
 
@@ -38,6 +39,7 @@ def execute(scripts, notebook, folder, change=lambda source: source, fails=False
     return ''.join(''.join(text) for text in printed)
 
 
+@pytest.mark.apart
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
 def test_alone_in_an_empty_folder(jupyter, notebook, tmp_path):
     text = execute(jupyter, notebook, tmp_path)
@@ -57,6 +59,7 @@ def on_kaggle(folder):
 def switched_on(source): return source.replace('FULL = False', 'FULL = True')
 
 
+@pytest.mark.apart
 def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
     attached = tmp_path/'input'/'cifake-real-and-ai-generated-synthetic-images'
     draw = f'p = cifake.data.demo.demo_cifake({str(attached)!r}, n=200)'
@@ -71,6 +74,7 @@ def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
     assert int(images) == 40, 'a tenth of 400 attached images is the validation part'
 
 
+@pytest.mark.apart
 def test_kaggle_without_a_dataset_says_what_to_do(jupyter, tmp_path):
     quickstart = ROOT/'nbs'/'tutorials'/'quickstart.ipynb'
     error = execute(jupyter, quickstart, tmp_path, switched_on, fails=True, **on_kaggle(tmp_path),
@@ -84,7 +88,7 @@ def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp('bare')/'env'
     run(sys.executable, '-m', 'venv', folder, cwd=folder.parent)
     path = folder/('Scripts' if os.name == 'nt' else 'bin')
-    run(path/'python', '-m', 'pip', 'install', '--quiet', 'nbconvert', 'ipykernel', cwd=folder.parent)
+    install(path/'python', 'nbconvert', 'ipykernel')
     return path
 
 
@@ -105,7 +109,7 @@ def test_the_first_cell_installs_and_finds_an_old_fastai(bare, dist, tmp_path):
     (info/'METADATA').write_text('Metadata-Version: 2.1\nName: fastai\nVersion: 2.7.19\n')
     shutil.copy(next(dist.glob('*.whl')), tmp_path)
     needed = 'kagglehub', 'fastcore', 'filelock', 'pandas', 'pillow', 'tqdm', 'packaging', 'scipy'
-    run(bare/'python', '-m', 'pip', 'install', '--quiet', *needed, cwd=tmp_path)
+    install(bare/'python', *needed)
     error = execute(bare, ROOT/'nbs'/'tutorials'/'quickstart.ipynb', tmp_path, first_cell, fails=True,
                     PIP_NO_INDEX='1', PIP_FIND_LINKS=str(tmp_path), PIP_NO_DEPS='1')
     assert 'is installed, but cifake needs fastai>=' in error and '%pip install' in error and '\n' not in error

@@ -3,6 +3,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
@@ -15,6 +17,19 @@ def command(*parts, cwd):
     env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME', 'VIRTUAL_ENV')}
     subprocess.run([str(part) for part in parts], cwd=cwd, env=env, check=True, text=True, stdin=subprocess.DEVNULL,
                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def install(python, *packages):
+    """Install `packages` for the interpreter `python`: by uv, which shares files between environments, or else by pip.
+
+    PyTorch is of the version that the rest of the check runs on."""
+    with tempfile.TemporaryDirectory() as folder:
+        same = Path(folder)/'constraints.txt'
+        versions = [f'{name}=={version(name).split("+")[0]}' for name in ('torch', 'torchvision')]
+        same.write_text('\n'.join(versions) + '\n', encoding='utf-8')
+        pip = 'pip', 'install', '--quiet', '--constraint', same
+        try: command(sys.executable, '-m', 'uv', *pip, '--python', python, *packages, cwd=folder)
+        except subprocess.CalledProcessError: command(python, '-m', *pip, '--no-compile', *packages, cwd=folder)
 
 
 def scripts_of(environment): return environment/('Scripts' if os.name == 'nt' else 'bin')
@@ -50,21 +65,21 @@ def fresh_environment(
 
     def make(target):
         command(sys.executable, '-m', 'venv', target, cwd=folder)
-        install = scripts_of(target)/'python', '-m', 'pip', 'install', '--quiet', '--no-compile'
-        command(*install, wheel, cwd=folder)
-        command(install[0], '-W', 'ignore', '-c', 'import cifake.all', cwd=folder)  # with no extra and no jupyter
-        command(*install, 'nbconvert', 'ipykernel', cwd=folder)
+        python = scripts_of(target)/'python'
+        install(python, wheel)
+        command(python, '-W', 'ignore', '-c', 'import cifake.all', cwd=folder)  # with no extra and no jupyter
+        install(python, 'nbconvert', 'ipykernel')
     return scripts_of(once(folder, 'env', make))
 
 
 def interpreters():
     "Version and path of Pythons of other supported versions on this machine, on the path or below pyenv"
     home = Path(os.environ.get('PYENV_ROOT') or Path.home()/'.pyenv')
-    for version in OTHER_VERSIONS:
-        if version == f'{sys.version_info.major}.{sys.version_info.minor}': continue
-        below = sorted(home.glob(f'versions/{version}.*/bin/python'))
-        for python in [shutil.which(f'python{version}'), *below]:
-            if python and works(python, version): yield version, python
+    for wanted in OTHER_VERSIONS:
+        if wanted == f'{sys.version_info.major}.{sys.version_info.minor}': continue
+        below = sorted(home.glob(f'versions/{wanted}.*/bin/python'))
+        for python in [shutil.which(f'python{wanted}'), *below]:
+            if python and works(python, wanted): yield wanted, python
 
 
 def works(python, version):
@@ -80,10 +95,10 @@ def other_environment(
     "An environment of another version of Python with the wheel and its requirements"
     found = next(interpreters(), None)
     if found is None: return None
-    version, python = found
+    name, python = found
     wheel = next(distributions(folder).glob('*.whl'))
 
     def make(target):
         command(python, '-m', 'venv', target, cwd=folder)
-        command(scripts_of(target)/'python', '-m', 'pip', 'install', '--quiet', '--no-compile', wheel, cwd=folder)
-    return scripts_of(once(folder, f'python{version}', make))
+        install(scripts_of(target)/'python', wheel)
+    return scripts_of(once(folder, f'python{name}', make))

@@ -1,14 +1,15 @@
 """Write README.md, and its pictures, from nbs/index.ipynb, and the badges of notebooks; `--check` only compares.
 
 What the site hides is left out here too. Code becomes a fence, and after it come its stored outputs: pictures as
-files, tables as Markdown, text as a fence. The badges and every address come from `pyproject.toml`:
+files, tables as Markdown, text as a fence.
 
-- links to notebooks, `[networks](models/networks.ipynb)`, become links to pages of the site;
-- other relative links count from `nbs/` in the notebook, and from the top of the repository in the README;
-- a comment that opens with the word readme, as in `<!-- readme See {repo} or {docs}. -->`, is shown in the README only.
+- relative links count from `nbs/` in the notebook, and from the top of the repository in the README;
+- a comment that opens with the word readme, as in `<!-- readme See [this](LICENSE). -->`, is shown in the README only.
 
-In any other notebook, a cell that opens with `<!-- badges -->` is given the links that open it in Colab and Kaggle,
-where links between notebooks lead nowhere: those of such a notebook are written as addresses of the site.
+Where `pyproject.toml` has the address of a repository (`tools/address.py` sets it), more is written: badges in the
+README, links of the README to notebooks as addresses of the site, and in each notebook with a cell that opens with
+`<!-- badges -->` the links that open it in Colab and Kaggle. Links between notebooks lead nowhere there, so those of
+such a notebook are written as addresses of the site too. Without an address all of these are relative links.
 """
 import json
 import posixpath
@@ -28,10 +29,11 @@ from nbdev.process import NBProcessor
 ROOT = Path(__file__).resolve().parent.parent
 BADGES = '''[![Tests]({repo}/actions/workflows/test.yml/badge.svg)]({repo}/actions/workflows/test.yml)
 [![Documentation]({repo}/actions/workflows/docs.yml/badge.svg)]({docs})'''
-OPENERS = '''<!-- badges -->
+MARK = '<!-- badges -->'
+OPENERS = '''
 [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{place})
 [![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{place})'''
-SITE = re.compile(r'^https://[\w.-]+\.github\.io/cifake/')
+SITE = re.compile(r'https://[\w-]+\.github\.io/[\w.-]+/([\w/-]+)\.html')
 README_ONLY = re.compile(r'<!--\s*readme\b\s*(.*?)\s*-->', re.DOTALL)
 LINK = re.compile(r'(\]\()([^)\s#]+)(#[^)\s]*)?(\))')
 CODE = re.compile(r'(^```.*?^```|`[^`\n]+`)', re.DOTALL | re.MULTILINE)
@@ -76,7 +78,7 @@ def fence(text, lang=''): return f'```{lang}\n{text.rstrip()}\n```'
 def relink(target, docs):
     "Where a relative link of the notebook leads in the README"
     if re.match(r'[a-z]+:|/', target): return target
-    if target.endswith('.ipynb'): return f'{docs}/{nbpath2html(target)}'
+    if docs and target.endswith('.ipynb'): return f'{docs}/{nbpath2html(target)}'
     return posixpath.normpath(f'nbs/{target}')
 
 
@@ -85,14 +87,17 @@ def with_links(text, link):
     return ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(CODE.split(text)))
 
 
-def markdown(text, config):
-    "The Markdown of a cell, with its links and placeholders settled"
-    docs = config.doc_url.rstrip('/')
-    text = README_ONLY.sub(lambda m: m[1].replace('{repo}', config.git_url).replace('{docs}', docs), text)
+def relinked(text, docs):
+    "Markdown of the notebook with the links of the README"
     return with_links(text, lambda m: f'{m[1]}{relink(m[2], docs)}{m[3] or ""}{m[4]}')
 
 
-def output(out, pictures, alt=''):
+def markdown(text, docs):
+    "The Markdown of a cell as the README shows it"
+    return relinked(README_ONLY.sub(r'\1', text), docs)
+
+
+def output(out, pictures, docs, alt=''):
     "An output of a cell as Markdown; a picture, described by `alt`, is added to `pictures`"
     if out.output_type == 'stream': return fence(out.text, 'text') if out.name == 'stdout' else ''
     data = out.get('data', {})
@@ -100,49 +105,52 @@ def output(out, pictures, alt=''):
         path = f'nbs/images/index_{len(pictures) + 1}.png'
         pictures[path] = b64decode(data['image/png'])
         return f'![{alt}]({path})'
-    if 'text/markdown' in data: return data['text/markdown'].strip()
+    if 'text/markdown' in data: return relinked(data['text/markdown'].strip(), docs)
     table = Table(data.get('text/html', '')).markdown()
     return table or (fence(data['text/plain'], 'text') if 'text/plain' in data else '')
 
 
-def code(cell, pictures):
+def code(cell, pictures, docs):
     "A cell of code as pieces of Markdown: its source, then its outputs"
     flags, source = cell.directives_, cell.source.strip()
     parts = []
     if source and flags.get('echo') != 'false': parts.append(fence(source, 'python'))
     if flags.get('output') != 'false':
         alt = flags.get('fig-alt', '')
-        parts += [output(out, pictures, alt) for out in cell.outputs]
+        parts += [output(out, pictures, docs, alt) for out in cell.outputs]
     return parts
 
 
 def render(config):
     "The files made from `index.ipynb`: their bytes, by path"
-    parts, pictures = [], {}
+    parts, pictures, docs = [], {}, config.doc_url.rstrip('/')
     for cell in NBProcessor(config.nbs_path/config.readme_nb).nb.cells:
         flags = cell.directives_
         if 'hide' in flags or flags.get('include') == 'false' or cell.cell_type == 'raw': continue
-        if cell.cell_type == 'markdown': parts.append(markdown(cell.source.strip(), config))
-        else: parts += code(cell, pictures)
+        if cell.cell_type == 'markdown': parts.append(markdown(cell.source.strip(), docs))
+        else: parts += code(cell, pictures, docs)
     text = '\n\n'.join(part for part in parts if part) + '\n'
     title, rest = text.split('\n', 1)
-    text = f'{title}\n\n{BADGES.format(repo=config.git_url, docs=config.doc_url.rstrip("/"))}\n{rest}'
+    badges = BADGES.format(repo=config.git_url, docs=docs) if config.git_url else ''
+    text = f'{title}\n\n{badges}\n{rest}' if badges else f'{title}\n{rest}'
     return {'README.md': text.encode(), **pictures}
 
 
-def absolute(text, folder, docs):
-    "The Markdown of a notebook in `folder` of `nbs/`, its links to pages written as addresses below `docs`"
+def linked(text, folder, docs):
+    "The Markdown of a notebook in `folder` of `nbs/`: its links to pages as addresses below `docs`, or else relative"
     def link(m):
         target = m[2]
-        if re.fullmatch(r'(?!/|[a-z]+:).*\.ipynb', target):
+        page = SITE.fullmatch(target)
+        if page and (ROOT/f'nbs/{page[1]}.ipynb').exists(): target = posixpath.relpath(f'{page[1]}.ipynb', folder)
+        if docs and re.fullmatch(r'(?!/|[a-z]+:).*\.ipynb', target):
             notebook = posixpath.normpath(posixpath.join(folder, target))
             target = f'{docs}/{nbpath2html(notebook)}'
-        return f'{m[1]}{SITE.sub(docs + "/", target)}{m[3] or ""}{m[4]}'
+        return f'{m[1]}{target}{m[3] or ""}{m[4]}'
     return with_links(text, link)
 
 
 def badges(config):
-    "The notebooks with a cell for badges, with those that point to the repository: their bytes, by path"
+    "The notebooks with a cell for badges, with those of the repository if it is known: their bytes, by path"
     want = {}
     address = config.git_url.removeprefix('https://github.com/').rstrip('/')
     docs = config.doc_url.rstrip('/')
@@ -151,10 +159,11 @@ def badges(config):
         path = file.relative_to(ROOT).as_posix()
         folder = posixpath.dirname(path.removeprefix('nbs/'))
         texts = [''.join(cell['source']) for cell in nb['cells']]
-        if not any(text.startswith('<!-- badges -->') for text in texts): continue
+        if not any(text.startswith(MARK) for text in texts): continue
+        place = f'{address}/blob/{config.branch}/{path}'
         for cell, text in zip(nb['cells'], texts, strict=True):
-            if text.startswith('<!-- badges -->'): new = OPENERS.format(place=f'{address}/blob/{config.branch}/{path}')
-            elif cell['cell_type'] == 'markdown': new = absolute(text, folder, docs)
+            if text.startswith(MARK): new = MARK + (OPENERS.format(place=place) if address else '')
+            elif cell['cell_type'] == 'markdown': new = linked(text, folder, docs)
             else: continue
             cell['source'] = new.splitlines(keepends=True)
         want[path] = (json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n').encode()

@@ -3,7 +3,8 @@
 0. `tools/readme.py` writes the README and the badges;
 1. nbdev refreshes its index and `nbs/nbdev.yml`, and writes its processed notebooks to `_proc/`;
 2. what smalldocs does not know is settled there: each page takes the name of its `output-file`, links to the
-   documentation's address become relative, and keys that only Quarto reads go;
+   documentation's address become relative, and keys that only Quarto reads go; where `pyproject.toml` names no
+   repository, links to sources go too;
 3. smalldocs renders `_proc/` to `_docs/`, from the same `_quarto.yml`, and lists what it could not read;
 4. every link, anchor and picture of the finished pages is followed, and every public name is looked up.
 
@@ -35,6 +36,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 STAGE, SITE = ROOT/'_proc', ROOT/'_docs'
 LINK = re.compile(r'(\]\(|\bhref=["\']|\bsrc=["\'])([^)\s"\']+)')
+SOURCE = re.compile(r'\[source\]\(/blob/[^)]*\)\{[^}]*\}\n*')
 CODE = re.compile(r'(^```.*?^```|`[^`\n]+`)', re.DOTALL | re.MULTILINE)
 
 
@@ -67,7 +69,7 @@ def texts(cell):
 
 def relink(target, folder, names, address):
     "Where `target`, a link on a page in `folder`, leads once pages have their new `names`"
-    if target == address or target.startswith((address + '/', address + '#')):
+    if target == address or target.startswith((address + '/', f'{address or "/"}#')):
         target = target[len(address):].lstrip('/') or 'index.html'
         return posixpath.relpath(target, folder or '.')
     path, mark, anchor = target.partition('#')
@@ -89,11 +91,12 @@ def name_pages(pages):
 
 
 def relink_page(nb, folder, names, address):
-    "Let the links of `nb`, a page in `folder`, lead to pages under their new `names`"
+    "Let the links of `nb`, a page in `folder`, lead to pages under their new `names`; without address none to sources"
     def link(m): return m[1] + relink(m[2], folder, names, address)
     for cell in nb['cells']:
         for holder, key in texts(cell):
-            parts = CODE.split(''.join(holder[key]))
+            text = ''.join(holder[key])
+            parts = CODE.split(text if address else SOURCE.sub('', text))
             holder[key] = ''.join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
 
 
@@ -108,10 +111,12 @@ def settle(address):
         (STAGE/names[path]).write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
     config = yaml.safe_load((STAGE/'_quarto.yml').read_text(encoding='utf-8'))
     config['format'] = {'html': {k: v for k, v in config['format']['html'].items() if k != 'keep-md'}}
+    if not address: config['website'].pop('repo-actions', None)
     config['website']['sidebar']['contents'] = renamed(config['website']['sidebar']['contents'], names)
     (STAGE/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False), encoding='utf-8')
     more = yaml.safe_load((STAGE/'nbdev.yml').read_text(encoding='utf-8'))
     more.pop('format-links', None)
+    if not address: more['website'] = {k: v for k, v in more['website'].items() if k not in ('site-url', 'repo-url')}
     (STAGE/'nbdev.yml').write_text(yaml.safe_dump(more, sort_keys=False), encoding='utf-8')
     return names
 
