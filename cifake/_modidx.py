@@ -796,7 +796,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'cifake.serve.card.detector_file': ('serve/card.html#detector_file', 'cifake/serve/card.py'),
                                    'cifake.serve.card.list_detectors': ('serve/card.html#list_detectors', 'cifake/serve/card.py'),
                                    'cifake.serve.card.read_card': ('serve/card.html#read_card', 'cifake/serve/card.py'),
-                                   'cifake.serve.card.reading': ('serve/card.html#reading', 'cifake/serve/card.py'),
+                                   'cifake.serve.card.reading_detector': ('serve/card.html#reading_detector', 'cifake/serve/card.py'),
                                    'cifake.serve.card.with_suffix': ('serve/card.html#with_suffix', 'cifake/serve/card.py')},
             'cifake.serve.detector': { 'cifake.serve.detector.BatchDetector': ( 'serve/detector.html#batchdetector',
                                                                                 'cifake/serve/detector.py'),

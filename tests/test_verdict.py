@@ -59,7 +59,8 @@ def test_squares_of_every_side_cover_the_picture(light_corner, side):
 
 @pytest.mark.parametrize('side', [0, 33, -1])
 def test_a_square_has_to_fit_the_picture(detector, file, side):
-    with pytest.raises(ValueError, match=f'`side` is {side}: choose 1 to 32 pixels'): occlusion_map(detector, file, side)
+    with pytest.raises(ValueError, match=f"`side` is {side}: choose 1 to 32 pixels"):
+        occlusion_map(detector, file, side)
 
 
 def test_a_detector_of_files_has_a_map_of_its_size(detector, light_corner):

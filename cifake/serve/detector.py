@@ -146,9 +146,9 @@ def stream(self:Detector,
         finally:
             for o in waiting: o.cancel()
 
+# %% ../../nbs/serve/detector.ipynb #42473c25
 def _rows(batches): return [row for rows in batches for row in rows]
 
-# %% ../../nbs/serve/detector.ipynb #42473c25
 @patch
 def p_fake(self:Detector,
     items:object, # 8-bit array (n, size, size, 3), or several pictures: files, `Item`s, PIL images, 8-bit arrays

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.core import write_file
-from .card import card_of_json, reading, with_suffix
+from .card import card_of_json, reading_detector, with_suffix
 
 # %% ../../nbs/serve/onnx.ipynb #4b161e4c
 def _needs(*names):
@@ -76,7 +76,7 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4 # fatal errors only; others are raised
-        with reading(path):
+        with reading_detector(path):
             try: self.session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
             except Exception as e: raise ValueError(f'onnxruntime refuses it ({type(e).__name__}).') from e
             self.card = self._card()

@@ -115,8 +115,6 @@ def _read_all(answer, seconds, end):
         if len(data) > MAX_BYTES: raise ValueError(f'This address gives more than {MAX_BYTES//10**6} MB.')
         if time.monotonic() > end: raise ValueError(f'This address takes longer than {seconds} seconds.')
     return bytes(data)
-
-# %% ../../nbs/serve/sources.ipynb #7d9f8d63
 def fetch(
     url:str, # `http` or `https`
     seconds:float=30, # For the whole download

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..models.networks import build_network, is_own
-from .card import read_card, reading
+from .card import read_card, reading_detector
 from .sources import one_line
 
 # %% ../../nbs/serve/torch_network.ipynb #a1f0d1b4
@@ -93,7 +93,7 @@ class TorchNetwork:
         if flip_average is not None: card['flip_average'] = flip_average
         self.card = card
         self.device = torch.device(device or 'cpu')
-        with reading(path):
+        with reading_detector(path):
             try: model = _empty_network(card, sum(map(prod, shapes.values())))
             except Exception as e: # impossible arguments of a constructor fail in many ways
                 raise ValueError(f'Its network cannot be built: {one_line(e)}') from e
