@@ -1,0 +1,132 @@
+"The ground: files written in one step, digests, JSON, work on many files"
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from fastcore.foundation import L
+
+from cifake.data.core import (
+    available_cores,
+    can_share,
+    cifake_home,
+    digest_of,
+    file_digest,
+    items_digest,
+    json_values,
+    map_files,
+    plain,
+    replacing,
+    to_json,
+    write_file,
+)
+from conftest import clean_env
+
+
+def test_the_home_folder_follows_its_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path))
+    assert cifake_home() == tmp_path
+    monkeypatch.setenv('CIFAKE_HOME', '')
+    monkeypatch.setattr(Path, 'home', lambda: tmp_path/'me')
+    assert cifake_home() == tmp_path/'me'/'.cifake'
+
+
+def test_text_and_bytes_are_written_and_folders_made(tmp_path):
+    assert write_file(tmp_path/'a'/'b.txt', 'é').read_bytes() == 'é'.encode()
+    assert write_file(str(tmp_path/'a'/'b.txt'), b'\xff').read_bytes() == b'\xff'
+
+
+@pytest.mark.parametrize('error', [OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path, error):
+    file = write_file(tmp_path/'a.txt', 'old')
+    with pytest.raises(error), replacing(file) as part:
+        part.write_text('ne')
+        raise error
+    assert file.read_text() == 'old' and os.listdir(tmp_path) == ['a.txt']
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path):
+    (tmp_path/'taken').mkdir()
+    with pytest.raises(OSError): write_file(tmp_path/'taken', 'x')
+    assert os.listdir(tmp_path) == ['taken']
+
+
+def test_threads_may_write_one_file(tmp_path):
+    texts = [str(i)*10_000 for i in range(8)]
+    threads = [Thread(target=write_file, args=(tmp_path/'a.txt', o)) for o in texts]
+    for o in threads: o.start()
+    for o in threads: o.join()
+    assert (tmp_path/'a.txt').read_text() in texts and os.listdir(tmp_path) == ['a.txt']
+
+
+def test_a_written_file_can_be_read_by_whom_the_system_allows(tmp_path):
+    "Not by its owner alone, as temporary files are"
+    (tmp_path/'plain').write_text('')
+    write_file(tmp_path/'ours', '')
+    assert (tmp_path/'ours').stat().st_mode == (tmp_path/'plain').stat().st_mode
+
+
+def test_digests_are_those_of_earlier_runs(tmp_path):
+    "They stand in files of runs and must not change"
+    assert digest_of('cifake') == digest_of(b'cifake') == 'd1c526e888f472c5760816b74bd38e86'
+    assert file_digest(write_file(tmp_path/'a', 'cifake')) == digest_of('cifake')
+    assert len(digest_of('', 8)) == 16
+
+
+def test_the_digest_of_items_depends_on_labels_and_splits_and_not_on_their_order():
+    items = [SimpleNamespace(split='train', label=o, digest=o.lower()) for o in ('FAKE', 'REAL')]
+    assert items_digest(items) == items_digest(items[::-1]) == digest_of('train FAKE fake\ntrain REAL real')
+    assert items_digest(items) != items_digest([SimpleNamespace(split='valid', label='FAKE', digest='fake'), items[1]])
+
+
+def test_plain_values_are_of_pythons_own_types():
+    value = dict(a=np.float32(0.5), b=(np.int64(1), [np.bool_(True)]), c=L(1, np.int8(2)), d=np.eye(2), e=None)
+    found = plain(value)
+    assert found == dict(a=0.5, b=(1, [True]), c=[1, 2], d=[[1, 0], [0, 1]], e=None)
+    assert [type(o) for o in (found['a'], found['b'], found['b'][0], found['c'])] == [float, tuple, int, list]
+
+
+def test_json_has_no_nan():
+    value = dict(a=[float('nan'), np.float64('inf'), 1.5], b={np.int64(3): Path('x/y')}, c=True, d=10**20)
+    strict = json.loads(to_json(value), parse_constant=lambda o: pytest.fail(f'{o} is not JSON'))
+    assert strict == json_values(value) == dict(a=[None, None, 1.5], b={'3': 'x/y'}, c=True, d=10**20)
+
+
+def test_json_does_not_guess_at_other_types():
+    with pytest.raises(TypeError): to_json(dict(a=object()))
+
+
+def test_cores_are_those_this_process_may_use():
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+    if not hasattr(os, 'sched_setaffinity'): pytest.skip('needs sched_setaffinity')
+    code = 'from cifake.data.core import available_cores; print(available_cores())'
+    pinned = f'import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {code}'
+    done = subprocess.run([sys.executable, '-c', pinned], capture_output=True, text=True, check=True, env=clean_env())
+    assert done.stdout.split() == ['1']
+
+
+def length(file): return len(str(file))
+
+
+def test_files_are_read_in_one_process_where_none_can_share(monkeypatch):
+    "As in containers without /dev/shm, where a lock cannot be made"
+    files = [str(i) for i in range(3000)]
+    def no_lock(self): raise FileNotFoundError(2, 'No such file or directory')
+    monkeypatch.setattr('multiprocessing.context.BaseContext.Lock', no_lock)
+    assert not can_share()
+    with patch('cifake.data.core.ProcessPoolExecutor', side_effect=AssertionError('started a process')):
+        assert list(map_files(length, files, 'reading')) == [len(o) for o in files]
+    monkeypatch.undo()
+    assert list(map_files(length, files, 'reading')) == [len(o) for o in files]
+
+
+def test_the_ground_is_light():
+    code = 'import sys, cifake.data.core; print({"torch", "fastai", "pandas"} & set(sys.modules))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=clean_env())
+    assert done.stdout.strip() == 'set()'
