@@ -88,7 +88,7 @@ def _kinds():
 
 def _believable(nets, items, labels, n):
     "How long maps take, and whether to believe them: the table of faithfulness and its curves, on `n` images"
-    from cifake.data.dataset import LABELS
+    from cifake.data.core import LABELS
     from cifake.explain.faithfulness import faithfulness, mean_curves
     from cifake.explain.maps import attention_maps, cam_maps
     cnn, transformer = nets
@@ -129,7 +129,7 @@ def _maps(nets, items):
 
 def _agreement(nets, items, maps, labels, right):
     "Agreement of the maps of both networks, by label and by who is right"
-    from cifake.data.dataset import LABELS
+    from cifake.data.core import LABELS
     from cifake.explain.maps import attention_maps, cam_maps
     cnn, transformer = nets
     outcomes = {
@@ -152,7 +152,7 @@ def _agreement(nets, items, maps, labels, right):
 
 def _places(maps, items, labels):
     "Where maps look, and the mean map of each label"
-    from cifake.data.dataset import LABELS
+    from cifake.data.core import LABELS
     from cifake.explain.faithfulness import where
     by_label = {label: labels == label for label in LABELS}
     looks, means = {}, {}
@@ -184,7 +184,8 @@ def main(
     Both networks were trained with the same seed, so their validation images are the same.
     """
     about = circumstances()
-    from cifake.data.dataset import LABELS, find_cifake
+    from cifake.data.core import LABELS
+    from cifake.data.find import find_cifake
     from cifake.explain.interpret import CifakeInterpretation
     from cifake.explain.maps import default_layer
     from cifake.training.learner import load_pretrained

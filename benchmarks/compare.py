@@ -66,7 +66,7 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.evaluate import Report, evaluate
     from cifake.training.compare import compare_recipes, leaderboard
     from cifake.training.learner import load_pretrained

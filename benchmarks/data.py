@@ -30,7 +30,8 @@ def main():
 
     It is linked into a temporary folder, so its cache is not used.
     """
-    from cifake.data.dataset import find_cifake, read_items
+    from cifake.data.dataset import read_items
+    from cifake.data.find import find_cifake
     about = circumstances()
     with tempfile.TemporaryDirectory() as work:
         root = find_cifake()

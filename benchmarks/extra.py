@@ -32,7 +32,7 @@ def main(
     The validation part chooses thresholds; the test is opened last.
     """
     about = circumstances()
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.evaluate import evaluate
     from cifake.measure.robustness import cross_dataset_table, robustness_table
     from cifake.training.learner import train_learner

@@ -94,7 +94,7 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.evaluate import evaluate
     from cifake.training.learner import load_pretrained
     runs = [_run(recipe, epochs, seed) for seed in range(seeds)]

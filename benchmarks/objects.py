@@ -31,7 +31,7 @@ def _training(learn):
 
 def _transfer(root, names, seed, folder):
     "Classifiers of both sources, each tested on both"
-    from cifake.data.dataset import LABELS
+    from cifake.data.core import LABELS
     from cifake.training.objects import train_objects, transfer_table
     nets = {}
     for name in names:
@@ -66,7 +66,7 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH"
     about = circumstances()
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     root, folder = find_cifake(), Path(out or tempfile.mkdtemp())
     file = RESULTS/'objects.json'
     values = json.loads(file.read_text()) if file.exists() else {}

@@ -114,7 +114,7 @@ def main(
 ):
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. The pictures are the first of its test"
     about = circumstances()
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     files = sorted((find_cifake()/'test').rglob('*.jpg'))[:n]
     values = dict(**about, pictures=len(files))
     with tempfile.TemporaryDirectory() as temporary:

@@ -26,7 +26,7 @@ def _keep_in_card(name, found):
 
 def _elsewhere(learn, folders):
     "Measures on pictures from elsewhere, prepared in each of `WAYS`"
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.robustness import cross_dataset_table
     real, found = find_cifake()/'test', []
     for way, arguments in WAYS.items():
@@ -47,7 +47,7 @@ def main(
     file = RESULTS/'robustness.json'
     if card_only: return _keep_in_card(name, json.loads(file.read_text())[name])
     about = circumstances()
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.robustness import robustness_table
     from cifake.training.learner import load_pretrained
     learn = load_pretrained(name, path=find_cifake())

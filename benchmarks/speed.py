@@ -50,7 +50,7 @@ def loaders_alone(bs, seconds, repeats):
     from fastai.vision.data import ImageDataLoaders
 
     from cifake.data.augment import cifake_tfms
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.data.loaders import ImageStore, cifake_dls, memory_dls
     root = find_cifake()
     times = []
@@ -202,7 +202,8 @@ def whole_training(recipe, images, repeats, ways):
     from fastai.vision.data import ImageDataLoaders
 
     from cifake.data.augment import cifake_tfms
-    from cifake.data.dataset import LABELS, OBJECTS, find_cifake
+    from cifake.data.core import LABELS, OBJECTS
+    from cifake.data.find import find_cifake
     from cifake.data.loaders import CIFAKE_STATS, cifake_dls, memory_dls
     from cifake.training.learner import _learner_of
     batch_tfms = cifake_tfms(recipe.flip, recipe.shift)
@@ -247,7 +248,7 @@ def inference(repeats):
     "Images a second of `get_preds`, and how its time grows with the number of images"
     from fastai.vision.data import ImageDataLoaders
 
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.data.loaders import memory_dls
     from cifake.training.learner import _learner_of
     from cifake.training.recipes import get_recipe

@@ -1,19 +1,21 @@
 "Every public name, for notebooks: `from cifake.all import *`"
-from cifake.data.dataset import (
+from cifake.data.core import (
     LABELS,
     OBJECTS,
-    check_cifake,
-    download_cifake,
-    download_pictures,
-    find_cifake,
-    read_items,
     show_versions,
-    split_items,
 )
 from cifake.data.pictures import (
-    Picture,
     read_picture,
-    to_square,
+)
+from cifake.data.find import (
+    download_cifake,
+    find_cifake,
+)
+from cifake.data.dataset import (
+    Cifake,
+    check_cifake,
+    read_items,
+    split_items,
 )
 from cifake.data.demo import (
     demo_cifake,

@@ -4,7 +4,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fresh import distributions, fresh_environment
 
@@ -35,6 +37,18 @@ def run(*command, cwd, **env):
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, f'{command[0]} failed:\n{done.stdout}'
     return done.stdout
+
+
+def lay_out(root, train=6, test=2):
+    "A tiny dataset of flat colours in the CIFAKE layout"
+    rng = np.random.default_rng(0)
+    for split, n in dict(train=train, test=test).items():
+        for label in ('FAKE', 'REAL'):
+            (root/split/label).mkdir(parents=True)
+            for i in range(n):
+                image = Image.new('RGB', (32, 32), tuple(rng.integers(0, 256, 3).tolist()))
+                image.save(root/split/label/f'{i:04} ({i%10+1}).jpg', quality=75)
+    return root
 
 
 @pytest.fixture(scope='session')

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from fastcore.foundation import L
+from packaging.requirements import Requirement
 
 from cifake.data.core import (
+    _too_old,
     available_cores,
     can_share,
     cifake_home,
@@ -23,6 +26,7 @@ from cifake.data.core import (
     map_files,
     plain,
     replacing,
+    show_versions,
     to_json,
     write_file,
 )
@@ -127,6 +131,18 @@ def test_files_are_read_in_one_process_where_none_can_share(monkeypatch):
 
 
 def test_the_ground_is_light():
-    code = 'import sys, cifake.data.core; print({"torch", "fastai", "pandas"} & set(sys.modules))'
+    code = 'import sys, cifake.data.core, cifake.data.pictures; print({"torch", "fastai", "pandas"} & set(sys.modules))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=clean_env())
     assert done.stdout.strip() == 'set()'
+
+
+def test_a_package_that_is_missing_or_too_old_is_named():
+    assert 'fastai is missing' not in (_too_old([Requirement('fastai')]) or '')
+    assert 'nowhere-to-be-found is missing' in _too_old([Requirement('nowhere-to-be-found>=1')])
+    assert 'is installed, but cifake needs numpy' in _too_old([Requirement('numpy<0.1')])
+    assert _too_old([Requirement('numpy'), Requirement('pandas>=0.1')]) is None
+
+
+def test_a_checkout_that_is_not_installed_says_so():
+    with patch('importlib.metadata.requires', side_effect=metadata.PackageNotFoundError('cifake')):
+        with pytest.raises(ImportError, match='on the path but not installed'): show_versions()

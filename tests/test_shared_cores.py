@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from cifake.data.dataset import available_cores, marked_training, other_trainings
+from cifake.data.core import available_cores, marked_training, other_trainings
 from conftest import clean_env
 
 HOLD = '''import sys
-from cifake.data.dataset import marked_training
+from cifake.data.core import marked_training
 with marked_training():
     print('marked', flush=True)
     sys.stdin.read()'''

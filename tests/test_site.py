@@ -114,7 +114,7 @@ def test_the_link_check_finds_what_is_broken(tmp_path):
     found = tool.broken_links(tmp_path)
     assert [line.split(' ')[1] for line in found] == ['sub/page.html#there', 'gone.html', 'gone.png', '../../out.html']
     assert any('train_learner has no signature' in line for line in tool.undocumented(tmp_path))
-    assert 'data/dataset.html: LABELS is not shown' in tool.undocumented(tmp_path)
+    assert 'data/core.html: LABELS is not shown' in tool.undocumented(tmp_path)
 
 
 class Quiet(SimpleHTTPRequestHandler):

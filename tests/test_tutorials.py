@@ -49,8 +49,8 @@ def on_kaggle(folder):
     "What makes a machine one of Kaggle's: its variable, and an input folder, which is moved below `folder`"
     startup = folder/'home'/'.ipython'/'profile_default'/'startup'
     startup.mkdir(parents=True)
-    moved = f'cifake.data.dataset.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})'
-    (startup/'kaggle.py').write_text(f'import cifake.data.dataset, pathlib\n{moved}\n')
+    moved = f'cifake.data.find.KAGGLE_INPUT = pathlib.Path({str(folder/"input")!r})'
+    (startup/'kaggle.py').write_text(f'import cifake.data.find, pathlib\n{moved}\n')
     return dict(KAGGLE_KERNEL_RUN_TYPE='Interactive')
 
 

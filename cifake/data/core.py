@@ -7,7 +7,7 @@ Docs: https://OWNER.github.io/cifake/data/core.html.md"""
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'PICTURE_SUFFIXES', 'progress', 'cifake_home', 'replacing', 'write_file', 'digest_of',
            'file_digest', 'items_digest', 'plain', 'to_json', 'json_values', 'available_cores', 'can_share',
-           'map_files', 'marked_training', 'other_trainings']
+           'map_files', 'marked_training', 'other_trainings', 'show_versions']
 
 # %% ../../nbs/data/core.ipynb #dd253751
 import hashlib
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from threading import get_ident
@@ -26,6 +27,7 @@ from threading import get_ident
 import numpy as np
 from fastcore.foundation import L
 from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
 from tqdm.auto import tqdm
 
 # %% ../../nbs/data/core.ipynb #4fb493c7
@@ -191,3 +193,31 @@ def _is_held(file):
 def other_trainings()->int: # 0 where none was found
     "Number of other processes of this user that train on this machine"
     return sum(map(_is_held, sorted((cifake_home()/'training').glob('*.lock'))))
+
+# %% ../../nbs/data/core.ipynb #878fff4a
+def _too_old(requirements):
+    "A sentence on the first of `requirements` that is missing or of another version, or None"
+    for need in requirements:
+        try:
+            have = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            have = None
+        if have and need.specifier.contains(have, prereleases=True):
+            continue
+        found = f'{need.name} {have} is installed' if have else f'{need.name} is missing'
+        return f'{found}, but cifake needs {need}: run `%pip install "{need}"`, restart the kernel, and begin again.'
+
+def show_versions()->None:
+    "Print the versions that results depend on; an `ImportError` says what is too old for this library"
+    try:
+        needs = [Requirement(o) for o in metadata.requires('cifake') or []]
+    except metadata.PackageNotFoundError:
+        raise ImportError('cifake is on the path but not installed: run `%pip install cifake`, or '
+                          '`%pip install -e .` in its checkout, and begin again.') from None
+    needs = [o for o in needs if not o.marker or o.marker.evaluate({'extra':''})]
+    problem = _too_old([*needs, Requirement('torch')])
+    if problem:
+        raise ImportError(problem)
+    versions = {o: metadata.version(o) for o in ('cifake', 'fastai', 'timm', 'torch')}
+    versions['python'] = platform.python_version()
+    print(', '.join(f'{name} {version}' for name, version in versions.items()))

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from matplotlib import cbook
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from .dataset import LABELS, OBJECTS, cifake_home
+from .core import LABELS, OBJECTS, cifake_home
 
 # %% ../../nbs/data/demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels

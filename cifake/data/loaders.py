@@ -22,7 +22,10 @@ from fastai.torch_core import TensorCategory
 from fastai.vision.augment import Normalize, Resize
 from fastai.vision.core import PILImage, TensorImage
 from fastai.vision.data import ImageBlock
-from .dataset import LABELS, _inspect, can_share, cifake_home, find_cifake, how_read, labelled_files, map_files, read_items, split_items, stratified_draw
+from .core import LABELS, can_share, cifake_home, map_files
+from .dataset import labelled_files, read_items, split_items, stratified_draw
+from .find import find_cifake
+from .pictures import how_read, inspect_picture
 
 # %% ../../nbs/data/loaders.ipynb #e882bd1b
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def extra_items(
 )->list: # `Item`s of the split `train`, their objects unknown
     "Pictures from elsewhere, to train on"
     found = [o for folder in ([folders] if isinstance(folders, (str, Path)) else folders) for o in labelled_files(folder)]
-    looks = list(map_files(_inspect, [file for file,_ in found], 'reading files')) if found else []
+    looks = list(map_files(inspect_picture, [file for file,_ in found], 'reading files')) if found else []
     bad = [(file, error) for (file,_),(*_,error) in zip(found, looks) if error]
     if bad: warnings.warn(f'{len(bad)} of {len(found)} extra file(s) left out; the first is {bad[0][0]}: {bad[0][1]}.', stacklevel=2)
     items = {digest: Item(file, str(file), label, 'unknown', 'train', digest) for (file,label),(digest,*_,error) in zip(found, looks) if not error}

@@ -1,4 +1,4 @@
-"""Any picture file, safely, on its way to a network of 32 pixels
+"""Read any picture file safely, to the same pixels in training and in prediction
 
 Docs: https://OWNER.github.io/cifake/data/pictures.html.md"""
 
@@ -6,22 +6,90 @@ Docs: https://OWNER.github.io/cifake/data/pictures.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'SUFFIXES', 'MAX_BYTES', 'MAX_PIXELS', 'FILTERS', 'Picture', 'read_picture', 'check_way', 'as_jpeg',
-           'to_square']
+           'to_square', 'how_read', 'inspect_picture']
 
 # %% ../../nbs/data/pictures.ipynb #7257babd
-import io, os, stat, warnings
+import io
+import os
+import stat
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from math import ceil
+from pathlib import Path
 from threading import Lock
+
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import __version__ as PILLOW
+
+from .core import PICTURE_SUFFIXES, digest_of
 
 # %% ../../nbs/data/pictures.ipynb #1c2991b6
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')
-SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif') # of files in a folder that are taken for pictures
+SUFFIXES = PICTURE_SUFFIXES
 MAX_BYTES = 100_000_000 # of a file
-MAX_PIXELS = dict(JPEG=50_000_000, PNG=40_000_000, GIF=40_000_000, BMP=40_000_000, TIFF=20_000_000, WEBP=12_000_000, AVIF=15_000_000)
+MAX_PIXELS = dict(
+    JPEG=50_000_000, PNG=40_000_000, GIF=40_000_000, BMP=40_000_000, TIFF=20_000_000, WEBP=12_000_000, AVIF=15_000_000)
+
+# %% ../../nbs/data/pictures.ipynb #12e4fabc
+class _Refused(ValueError):
+    "What is wrong with a picture that decodes without an error"
+
+def _is_deep(image):
+    "Whether `image` has grey values of more than 8 bits"
+    return image.mode.startswith('I')
+
+def _check_values(image):
+    "Refuse values whose range is unknown"
+    unknown = image.mode == 'F'
+    if image.mode == 'I':
+        low, high = image.getextrema()
+        unknown = low < 0 or high > 65535
+    if unknown:
+        raise _Refused('This picture has floating-point or 32-bit values, and which of them is white is unknown: '
+                       'save it with 8 or 16 bits.')
+
+def _in_8_bits(strip, is_16_bit):
+    "Grey values as 8 bits: the upper byte of 16-bit values, others as they are"
+    values = np.asarray(strip)
+    if is_16_bit:
+        values = values >> 8
+    return Image.fromarray(values.astype(np.uint8))
+
+def _strip_in_rgb(strip, factor, is_16_bit):
+    "`strip` in RGB on white, its sides divided by `factor`, and whether any of it was transparent"
+    if _is_deep(strip):
+        strip = _in_8_bits(strip, is_16_bit)
+    elif strip.has_transparency_data:
+        strip = strip.convert('RGBA')
+    elif strip.mode in ('P', '1'):
+        strip = strip.convert('RGB')
+    if factor > 1:
+        strip = strip.reduce(factor)
+    if strip.mode != 'RGBA':
+        return strip.convert('RGB'), False
+    lowest_opacity, _ = strip.getextrema()[3]
+    white = Image.new('RGBA', strip.size, 'white')
+    return Image.alpha_composite(white, strip).convert('RGB'), lowest_opacity < 255
+
+def _in_rgb(image, factor):
+    "`image` in RGB, its sides divided by `factor`, and notes on what was done"
+    if image.mode == 'RGB' and not image.has_transparency_data:
+        return (image.reduce(factor) if factor > 1 else image), []
+    width, height = image.size
+    is_16_bit = _is_deep(image) and image.getextrema()[1] > 255
+    step = factor*max(1, 1_000_000//(width*factor))
+    small = Image.new('RGB', (ceil(width/factor), ceil(height/factor)))
+    notes = ['reduced to 8 bits'] if _is_deep(image) else []
+    for top in range(0, height, step):
+        strip = image.crop((0, top, width, min(top + step, height)))
+        strip, is_transparent = _strip_in_rgb(strip, factor, is_16_bit)
+        small.paste(strip, (0, top//factor))
+        if is_transparent and not notes:
+            notes = ['transparent parts laid on white']
+    return small, notes
 
 # %% ../../nbs/data/pictures.ipynb #af31683f
 @dataclass
@@ -33,109 +101,134 @@ class Picture:
     format: str = '' # One of `FORMATS`; empty for pixels that came without a file
     notes: tuple = () # What was done to it that changes what one sees
 
-# %% ../../nbs/data/pictures.ipynb #12e4fabc
-def _strip_in_rgb(image, factor, shift):
-    "A strip in RGB, its sides divided by `factor`, on white where it is transparent, and whether it was so anywhere"
-    if image.mode.startswith('I') or image.mode == 'F':
-        values = np.asarray(image)
-        image = Image.fromarray((values >> 8 if shift else values).clip(0, 255).astype(np.uint8))
-    elif image.has_transparency_data: image = image.convert('RGBA')
-    elif image.mode in ('P', '1'): image = image.convert('RGB')
-    if factor > 1: image = image.reduce(factor)
-    if image.mode != 'RGBA': return image.convert('RGB'), False
-    return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB'), image.getextrema()[3][0] < 255
-
-def _in_rgb(image, factor):
-    "`image` in RGB, its sides divided by `factor`, and what was done"
-    if image.mode == 'RGB' and not image.has_transparency_data: return image.reduce(factor) if factor > 1 else image, []
-    w, h = image.size
-    deep, clear = image.mode.startswith('I') or image.mode == 'F', False
-    shift = deep and image.mode != 'F' and image.getextrema()[1] > 255
-    small, step = Image.new('RGB', (-(-w//factor), -(-h//factor))), factor*max(1, 1_000_000//(w*factor))
-    for y in range(0, h, step):
-        strip, seen = _strip_in_rgb(image.crop((0, y, w, min(y + step, h))), factor, shift)
-        small.paste(strip, (0, y//factor))
-        clear = clear or seen
-    return small, [*(['reduced to 8 bits'] if deep else []), *(['transparent parts laid on white'] if clear else [])]
-
-_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90}
 _ON_ITS_SIDE = {_TURNS[o] for o in (5, 6, 7, 8)}
 
-def _orientation(image):
-    "The EXIF orientation of a picture that was decoded, 1 to 8; data that cannot be read say nothing"
-    try: return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception: return 1
+def _turn(image):
+    "How to turn a decoded picture upright; None where its EXIF data say nothing or cannot be read"
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:
+        return None
 
 def _prepared(image, kind, side):
     "The `Picture` of an image that is decoded, or will be"
-    size, frames = image.size, getattr(image, 'is_animated', False)
-    image.draft(None, (8*side, 8*side)) # does nothing but to JPEG
+    width, height = image.size
+    notes = ['the first picture of an animation'] if getattr(image, 'is_animated', False) else []
+    least = 8*side if side else max(image.size)
+    image.draft(None, (least, least)) # only JPEG has drafts
     before = image.size
     image.load() # here, since Pillow raises what is wrong with a file only once
-    if image.size != before: size = size[::-1] # TIFF is turned by `load`
-    small, notes = _in_rgb(image, max(1, min(image.size)//(8*side)))
-    if (turn := _TURNS.get(_orientation(image))) is not None: small = small.transpose(turn)
-    if turn in _ON_ITS_SIDE: size = size[::-1]
-    return Picture(small, *size, kind, (*(['the first picture of an animation'] if frames else []), *notes))
+    if image.size != before: # TIFF is turned by `load`
+        width, height = height, width
+    _check_values(image)
+    small, more = _in_rgb(image, max(1, min(image.size)//least))
+    turn = _turn(image)
+    if turn is not None:
+        small = small.transpose(turn)
+    if turn in _ON_ITS_SIDE:
+        width, height = height, width
+    return Picture(small, width, height, kind, (*notes, *more))
 
 # %% ../../nbs/data/pictures.ipynb #127143a1
 @cache
-def _say_it_ourselves():
-    "Pillow warns of large pictures before they are refused here in a sentence"
+def _silence_pillow():
+    "Pillow warns of large pictures, which are refused here in a sentence"
     warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
-def _most(image):
-    "Most pixels that are read of such a picture"
+def _most_pixels(image):
+    "Number of pixels up to which such a picture is read"
     most = MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
-    layers = [h*v for _,h,v,_ in getattr(image, 'layer', ())]
-    if layers and sum(layers): most = min(most, int(100_000_000*max(layers)/sum(layers))) # JPEG in several scans is held as two bytes of each layer
-    return most//4 if max(image.size) > 16*min(image.size) else most # too thin to be reduced
+    layers = [h*v for _, h, v, _ in getattr(image, 'layer', ())]
+    if sum(layers): # JPEG in several scans takes two bytes for each value of each layer
+        most = min(most, int(100_000_000*max(layers)/sum(layers)))
+    is_thin = max(image.size) > 16*min(image.size) # too thin to be reduced
+    return most//4 if is_thin else most
+
+def _open_image(file):
+    "The image in an open file, not yet decoded"
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f'This is no picture of a known format ({", ".join(FORMATS)}), '
+                         'or its beginning is damaged.') from None
+    except Image.DecompressionBombError:
+        most = MAX_PIXELS['JPEG']//10**6
+        raise ValueError(f'This picture has far more than the {most} million pixels that are read at most: '
+                         'make it smaller.') from None
+    except Exception as e:
+        raise ValueError(f'This picture is damaged ({type(e).__name__}).') from e
 
 _ONE_AT_A_TIME = Lock() # large pictures, however many threads read: each may take 200 MB
 
 def _decoded(file, side):
     "The `Picture` in an open file"
-    _say_it_ourselves()
-    try: image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError: raise ValueError(f'This is no picture of a known format ({", ".join(FORMATS)}), or its beginning is damaged.') from None
-    except Image.DecompressionBombError: raise ValueError(f'This picture has far more than the {MAX_PIXELS["JPEG"]//10**6} million pixels that are read at most: make it smaller.') from None
-    except Exception as e: raise ValueError(f'This picture is damaged ({type(e).__name__}).') from e
-    with image:
-        (width, height), most = image.size, _most(image)
-        if width*height > most: raise ValueError(f'This picture has {width}x{height} pixels, more than the {most/1e6:.0f} million that are read at most of its kind: make it smaller.')
+    _silence_pillow()
+    with _open_image(file) as image:
+        width, height = image.size
+        most = _most_pixels(image)
+        if width*height > most:
+            raise ValueError(f'This picture has {width}x{height} pixels, more than the {most/1e6:.0f} million '
+                             'that are read at most of its kind: make it smaller.')
+        is_large = width*height > 2_000_000
         try:
-            with _ONE_AT_A_TIME if width*height > 2_000_000 else nullcontext(): return _prepared(image, image.format, side)
-        except MemoryError: raise
-        except Exception as e: raise ValueError(f'This picture is damaged or cut short ({type(e).__name__}).') from e
+            with _ONE_AT_A_TIME if is_large else nullcontext():
+                return _prepared(image, image.format, side)
+        except (MemoryError, _Refused):
+            raise
+        except Exception as e:
+            raise ValueError(f'This picture is damaged or cut short ({type(e).__name__}).') from e
 
 # %% ../../nbs/data/pictures.ipynb #c811b8b4
 def _of_array(values, side):
     "The `Picture` of an array"
-    if values.dtype != np.uint8: raise ValueError(f'This array holds {values.dtype}: give 8-bit values, numpy.uint8.')
-    if values.ndim == 3 and values.shape[2] == 1: values = values[..., 0]
-    if not (values.ndim == 2 or values.ndim == 3 and values.shape[2] in (3, 4)) or 0 in values.shape: raise ValueError(f'This array has the shape {values.shape}: give (height, width, 3).')
+    if values.dtype != np.uint8:
+        raise ValueError(f'This array holds {values.dtype}: give 8-bit values, numpy.uint8.')
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    is_image = values.ndim == 2 or values.ndim == 3 and values.shape[2] in (3, 4)
+    if not is_image or 0 in values.shape:
+        raise ValueError(f'This array has the shape {values.shape}: give (height, width, 3).')
     return _prepared(Image.fromarray(np.ascontiguousarray(values)), '', side)
 
+def _opener(source):
+    "Number of bytes in `source`, a path or bytes, and a function that opens it"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return len(source), partial(io.BytesIO, source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f'This is {type(source).__name__}: give a path, bytes, a PIL image or an array.')
+    found = os.stat(source)
+    if not stat.S_ISREG(found.st_mode): # to open a pipe would wait forever
+        raise ValueError('This is no file but a folder, a device or the like.')
+    return found.st_size, partial(open, source, 'rb')
+
 def read_picture(
-    source:str|os.PathLike|bytes|Image.Image|np.ndarray, # Path, bytes, PIL image, or array (height, width, 3) of 8-bit values; (height, width) is grey, a fourth channel is opacity
-    side:int=32, # Side that is needed in the end, in pixels: what is much larger is reduced while it is read
+    source:str|os.PathLike|bytes|Image.Image|np.ndarray, # Path, bytes, PIL image, or array (height, width, 3) of 8 bits
+    side:int|None=32, # Side needed in the end: a picture over eight times as large is reduced; None never reduces
 )->Picture: # In RGB
     "Read a picture; `ValueError` for what is none, is damaged or too large, `OSError` where a file cannot be opened"
-    if isinstance(source, np.ndarray): return _of_array(source, side)
-    if isinstance(source, Image.Image): return _prepared(source.copy(), '', side)
-    if isinstance(source, (bytes, bytearray, memoryview)): n, open_ = len(source), lambda: io.BytesIO(source)
-    elif isinstance(source, (str, os.PathLike)):
-        found, open_ = os.stat(source), lambda: open(source, 'rb')
-        if not stat.S_ISREG(found.st_mode): raise ValueError('This is no file but a folder, a device or the like.') # opening a pipe would wait forever
-        n = found.st_size
-    else: raise ValueError(f'This is {type(source).__name__}: give a path, bytes, a PIL image or an array.')
-    if not n: raise ValueError('This file is empty.')
-    if n > MAX_BYTES: raise ValueError(f'This file has {n/1e6:,.0f} MB, and at most {MAX_BYTES//10**6} are read.')
-    with open_() as file: return _decoded(file, side)
+    if isinstance(source, np.ndarray):
+        return _of_array(source, side)
+    if isinstance(source, Image.Image):
+        return _prepared(source.copy(), '', side)
+    n_bytes, open_ = _opener(source)
+    if not n_bytes:
+        raise ValueError('This file is empty.')
+    if n_bytes > MAX_BYTES:
+        raise ValueError(f'This file has {n_bytes/1e6:,.0f} MB, and at most {MAX_BYTES//10**6} are read.')
+    with open_() as file:
+        return _decoded(file, side)
 
 # %% ../../nbs/data/pictures.ipynb #f670f4aa
-FILTERS = dict(nearest=Image.Resampling.NEAREST, box=Image.Resampling.BOX, bilinear=Image.Resampling.BILINEAR,
+FILTERS = dict(
+    nearest=Image.Resampling.NEAREST, box=Image.Resampling.BOX, bilinear=Image.Resampling.BILINEAR,
     bicubic=Image.Resampling.BICUBIC, lanczos=Image.Resampling.LANCZOS)
 
 def check_way(
@@ -144,11 +237,15 @@ def check_way(
     fit:str='crop', # As in `to_square`
     quality:int=None, # As in `to_square`
 )->None:
-    "Refuse a way to the network that there is not, with `ValueError`"
-    if not isinstance(size, int) or size < 1: raise ValueError(f'`size` is {size}: give a number of pixels.')
-    if filter not in FILTERS: raise ValueError(f'`filter` is {filter!r}: it is one of {", ".join(FILTERS)}.')
-    if fit not in ('crop', 'squeeze'): raise ValueError(f'`fit` is {fit!r}: it is `crop` or `squeeze`.')
-    if quality is not None and (not isinstance(quality, int) or not 1 <= quality <= 100): raise ValueError(f'`quality` is {quality}: give a whole number from 1 to 100.')
+    "`ValueError` for an argument that `to_square` does not know"
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f'`size` is {size}: give a number of pixels.')
+    if filter not in FILTERS:
+        raise ValueError(f'`filter` is {filter!r}: it is one of {", ".join(FILTERS)}.')
+    if fit not in ('crop', 'squeeze'):
+        raise ValueError(f'`fit` is {fit!r}: it is `crop` or `squeeze`.')
+    if quality is not None and (not isinstance(quality, int) or not 1 <= quality <= 100):
+        raise ValueError(f'`quality` is {quality}: give a whole number from 1 to 100.')
 
 def as_jpeg(
     image:Image.Image, # RGB
@@ -167,5 +264,31 @@ def to_square(
     quality:int=None, # Encode as JPEG of this quality afterwards, 1 to 100; None does not
 )->Image.Image: # RGB
     "A picture as a network of `size` pixels sees it"
-    if image.size != (size, size): image = ImageOps.fit(image, (size, size), FILTERS[filter]) if fit == 'crop' else image.resize((size, size), FILTERS[filter])
+    square = (size, size)
+    if image.size != square and fit == 'crop':
+        image = ImageOps.fit(image, square, FILTERS[filter])
+    elif image.size != square:
+        image = image.resize(square, FILTERS[filter])
     return image if quality is None else as_jpeg(image, quality)
+
+# %% ../../nbs/data/pictures.ipynb #9d8f83b0
+_READER = 2 # To be raised when some picture would be read to other pixels, or refused in other words
+
+def how_read()->str: # Such as `Pillow 12.3.0, reader 2`
+    "What the pixels of a file depend on, apart from the file"
+    text = f'Pillow {PILLOW}, reader {_READER}'
+    return f'{text}, also files cut short' if ImageFile.LOAD_TRUNCATED_IMAGES else text
+
+def inspect_picture(
+    file:str|Path, # Path of a file
+)->tuple: # Digest, width, height in pixels (0 for no picture), and error (empty for a picture)
+    "Digest and size of a picture file, and why it cannot be read, if so"
+    try:
+        data = Path(file).read_bytes()
+    except OSError as e:
+        return '', 0, 0, f'This file cannot be read: {e.strerror}.'
+    try:
+        picture = read_picture(data)
+    except (ValueError, MemoryError) as e:
+        return digest_of(data), 0, 0, str(e) or 'This picture does not fit into memory.'
+    return digest_of(data), picture.width, picture.height, ''
