@@ -76,13 +76,15 @@ from cifake.measure.evaluate import (
     mcnemar,
 )
 from cifake.training.runs import (
-    history,
     plot_history,
+    read_history,
 )
 from cifake.training.learner import (
     cifake_learner,
     find_lr,
     load_pretrained,
+)
+from cifake.training.train import (
     load_run,
     resume_run,
     train_learner,

@@ -91,9 +91,9 @@ def _keep_top_losses(learn):
     "Write a picture of the top losses to the run's folder: the first of several processes does"
     from fastai.torch_core import rank_distrib
     from cifake.explain.interpret import CifakeInterpretation
-    from cifake.training.runs import alone
+    from cifake.training.processes import current_processes
     if rank_distrib(): return
-    with alone(): axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
+    with current_processes().alone(): axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
 def _recipe_in(file):
@@ -139,7 +139,7 @@ def cifake_train(
     Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
     _say_shared()
     from cifake.data.demo import demo_cifake
-    from cifake.training.learner import resume_run, train_learner
+    from cifake.training.train import resume_run, train_learner
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if recipe.endswith('.json'): recipe = _recipe_in(recipe)
     path = demo_cifake() if demo else path
@@ -154,7 +154,8 @@ def _detector(name, path, split):
     "The learner of the run in the folder `name`, or of the box"
     from cifake.serve.card import list_detectors
     from cifake.data.dataset import find_cifake
-    from cifake.training.learner import load_pretrained, load_run
+    from cifake.training.learner import load_pretrained
+    from cifake.training.train import load_run
     if Path(name).is_dir(): return load_run(name, path, data=path is None or split == 'valid')
     if name not in list_detectors(): raise FileNotFoundError(f'There is no folder {name} of a run, and no network of that name comes with the package.')
     return load_pretrained(name, path=find_cifake(path))

@@ -317,7 +317,7 @@ def detector_card(
 )->dict: # What stands in its file
     "All that is needed to use the detector anew, and what is known of its training and scores"
     from cifake.measure.evaluate import calibration_of
-    from cifake.training.learner import _stats_of
+    from cifake.training.learner import stats_of
     if not hasattr(learn, 'network'): raise ValueError('This learner was not made by `cifake_learner`, so nothing says how to build its network anew: keep it with its own `export`, which is a pickle.')
     run = getattr(learn, 'run_folder', None)
     about = getattr(learn, 'card', None) or (json.loads((Path(run)/'recipe.json').read_text()) if run else {})
@@ -326,7 +326,7 @@ def detector_card(
     known = {k: about[k] for k in ('recipe', 'seed', 'trained', 'scores', 'robustness', 'intended_use', 'licence', 'versions', 'data_digest', 'training_pflop') if k in about}
     if report is not None and 'scores' not in known: known['scores'] = dict(validation={'as it predicts': {k: v for k,v in json.loads(report.to_json()).items() if k != 'predictions'}})
     card = dict(format=FORMAT, version=VERSION, name=name or about.get('name') or about.get('recipe', {}).get('name') or learn.network['arch'], network=learn.network, size=learn.dls.size,
-        stats=_stats_of(learn.dls) or [[0.]*3, [1.]*3], vocab=list(learn.dls.vocab), flip_average=hasattr(learn, 'flip_average'),
+        stats=stats_of(learn.dls) or [[0.]*3, [1.]*3], vocab=list(learn.dls.vocab), flip_average=hasattr(learn, 'flip_average'),
         calibration=dict(temperature=own.temperature, threshold=own.threshold, unsure=list(own.unsure), criterion=own.criterion, images=own.images), parameters=sum(o.numel() for o in learn.model.parameters()), **known)
     return check_card(json.loads(json.dumps(card)))
 

@@ -21,11 +21,13 @@ from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
 from ..data.dataset import find_cifake, read_items
 from ..measure.evaluate import Report, evaluate, mcnemar
-from .learner import _file_digest, _items_digest, load_run, resume_run, train_learner
+from ..data.core import file_digest as _file_digest, items_digest as _items_digest, write_file as _write
+from .train import load_run, resume_run, train_learner
 from ..data.loaders import as_items, training_items
 from ..models.registry import model_source
 from .recipes import Recipe, fit_to, get_recipe
-from .runs import FolderBusy, FolderTaken, _write, locked, refuse_several
+from .runs import FolderBusy, FolderTaken, locked
+from .processes import refuse_several
 from .callbacks import choose_precision
 
 # %% ../../nbs/training/compare.ipynb #83052d37

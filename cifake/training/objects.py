@@ -24,12 +24,12 @@ from fastcore.basics import noop
 from sklearn.metrics import classification_report
 from ..data.augment import cifake_tfms
 from ..data.dataset import LABELS, OBJECTS, find_cifake, read_items
-from .learner import _card, _fit, _learner_of
+from .learner import recipe_learner as _learner_of
 from ..data.loaders import CIFAKE_STATS, ImageStore, MemoryDL, _file, _label, _split, as_items, training_items
 from ..measure.metrics import wilson
 from ..models.registry import load_weights
 from .recipes import Recipe, fit_to, get_recipe
-from .runs import RunKeeper, new_run, refuse_several
+from .runs import RunKeeper, new_run
 from .callbacks import choose_precision
 
 # %% ../../nbs/training/objects.ipynb #5eebbca9

@@ -16,11 +16,13 @@ from itertools import product
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.axes import Axes
-from .learner import _items_digest, train_learner
+from ..data.core import items_digest as _items_digest
+from .train import train_learner
 from ..data.loaders import training_items
 from ..models.registry import create_model, model_source
 from .recipes import Recipe, get_recipe
-from .runs import history, refuse_several
+from .runs import read_history as history
+from .processes import refuse_several
 
 # %% ../../nbs/training/search.ipynb #16ed77df
 def _arguments_of(recipe):
