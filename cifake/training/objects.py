@@ -1,4 +1,4 @@
-"""Ten objects, learned from REAL or from FAKE, told apart on both
+"""A classifier of ten objects, trained on REAL or on FAKE images, and tested on both
 
 Docs: https://OWNER.github.io/cifake/training/objects.html.md"""
 
@@ -9,11 +9,12 @@ __all__ = ['object_dls', 'train_objects', 'transfer_table']
 
 # %% ../../nbs/training/objects.ipynb #f562bc84
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-import numpy as np, pandas as pd
+
+import numpy as np
+import pandas as pd
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
@@ -22,35 +23,51 @@ from fastai.torch_core import set_seed
 from fastai.vision.data import ImageBlock
 from fastcore.basics import noop
 from sklearn.metrics import classification_report
+
 from ..data.augment import cifake_tfms
-from ..data.dataset import LABELS, OBJECTS, find_cifake, read_items
-from .learner import recipe_learner as _learner_of
-from ..data.loaders import CIFAKE_STATS, ImageStore, MemoryDL, _file, _label, _split, as_items, training_items
+from ..data.core import LABELS, OBJECTS
+from ..data.dataset import Cifake, Split
+from ..data.items import as_items, item_file, item_label, item_split, training_items
+from ..data.loaders import CIFAKE_STATS, ImageStore, MemoryDL, cifake_of
 from ..measure.metrics import wilson
-from ..models.registry import load_weights
+from .callbacks import choose_precision
+from .learner import recipe_learner
+from .processes import refuse_several
 from .recipes import Recipe, fit_to, get_recipe
 from .runs import RunKeeper, new_run
-from .callbacks import choose_precision
+from .train import fit_and_keep, run_card
 
 # %% ../../nbs/training/objects.ipynb #5eebbca9
-_SOURCES = {'FAKE': ('FAKE',), 'REAL': ('REAL',), 'both': tuple(LABELS)}
-
-def _of_source(items, source): return [replace(o, label=o.object_class) for o in items if o.label in _SOURCES[source]]
+_SOURCES = {'FAKE': ['FAKE'], 'REAL': ['REAL'], 'both': LABELS}
 
 def _check_source(source, name='source'):
-    if source not in _SOURCES: raise ValueError(f'`{name}` is {source!r}: it is {", ".join(_SOURCES)}.')
+    if source not in _SOURCES: raise ValueError(f'`{name}` is {source!r}: choose one of {", ".join(_SOURCES)}.')
 
-def _share(items, share, seed):
-    "A share of the training `items` of each object"
-    keep, rng = [], np.random.default_rng(seed)
+def _of_source(items, source):
+    "The `items` of one source, labelled by their objects"
+    return [replace(o, label=o.object_class) for o in items if o.label in _SOURCES[source]]
+
+def _share_of(items, label, share, seed):
+    "A share of the training `items` with this label, the same for each object"
+    rng = np.random.default_rng(seed)
+    keep = []
     for name in OBJECTS:
-        some = sorted((o for o in items if o.object_class == name), key=lambda o: o.path)
+        some = [o for o in items if o.split == 'train' and o.label == label and o.object_class == name]
+        some.sort(key=lambda o: o.path)
         keep += [some[i] for i in rng.permutation(len(some))[:round(share*len(some))]]
     return keep
 
+def _object_items(data, source, shares, valid_source, split):
+    "Training and validation items, labelled by their objects"
+    known = [o for o in training_items(data, split) if o.object_class in OBJECTS]
+    train = []
+    for label,share in shares.items(): train += _share_of(known, label, share, split.seed)
+    valid = [o for o in known if o.split == 'valid']
+    return _of_source(train, source), _of_source(valid, valid_source or source)
+
 # %% ../../nbs/training/objects.ipynb #2a90a3af
 def object_dls(
-    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None looks in the usual places
     source:str='both', # Whose images: `FAKE`, `REAL` or `both`
     real:float=1., # Share of the REAL training images, in [0, 1]
     fake:float=1., # Share of the FAKE training images, in [0, 1]
@@ -60,92 +77,119 @@ def object_dls(
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)
     seed:int=42, # Seed of that split and of the shares
     batch_tfms:list|None=None, # fastai transforms for batches, before normalisation
-    stats:tuple=CIFAKE_STATS, # Mean and deviation of each channel, for pixels in [0, 1]; None adds no normalisation
+    stats:tuple=CIFAKE_STATS, # Mean and deviation of each channel, pixels in [0, 1]; None adds no normalisation
     **kwargs:object, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
-)->DataLoaders: # fastai `DataLoaders`: batches of images (bs, 3, side, side) and objects (bs,), in the order of `OBJECTS`
-    "Loaders of the ten objects, from memory; the test stays sealed. `ValueError` where a share leaves no image, or an object is not known"
+)->DataLoaders: # Batches of images (bs, 3, side, side) and objects (bs,), in the order of `OBJECTS`
+    "Loaders of the ten objects, from memory; the test stays sealed. `ValueError` where a share leaves no image"
     _check_source(source)
     _check_source(valid_source or source, 'valid_source')
     for name,share in (('real', real), ('fake', fake)):
-        if not 0 <= share <= 1: raise ValueError(f'`{name}` is {share}: give a share in [0, 1].')
-    root = find_cifake(path)
-    known = [o for o in training_items(root, valid_pct, seed) if o.object_class in OBJECTS]
-    train = [o for label,share in (('REAL', real), ('FAKE', fake)) for o in _share([o for o in known if o.split == 'train' and o.label == label], share, seed)]
-    items = _of_source(train, source) + _of_source([o for o in known if o.split == 'valid'], valid_source or source)
-    n = sum(o.split == 'train' for o in items)
-    if not n: raise ValueError('These shares leave no training image.')
-    store = ImageStore(root, size, items)
-    tfms = [*(batch_tfms or []), *([Normalize.from_stats(*stats)] if stats else [])]
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=OBJECTS, sort=False)), get_items=noop, get_x=_file, get_y=_label, splitter=_split, batch_tfms=tfms)
-    bs = min(bs, n)
-    dls = block.dataloaders(items, path=root, bs=bs, **{'val_bs': 2*bs, 'dl_type': partial(MemoryDL, store=store), **kwargs})
+        if not 0 <= share <= 1: raise ValueError(f'`{name}` is {share}: choose a share in [0, 1].')
+    data = Cifake(path)
+    split = Split(valid_pct, seed)
+    train, valid = _object_items(data, source, dict(REAL=real, FAKE=fake), valid_source, split)
+    if not train: raise ValueError('These shares leave no training image: raise `real` or `fake`.')
+    store = ImageStore(data, size, train + valid)
+    tfms = list(batch_tfms or [])
+    if stats: tfms.append(Normalize.from_stats(*stats))
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock(vocab=OBJECTS, sort=False)), get_items=noop, get_x=item_file,
+        get_y=item_label, splitter=item_split, batch_tfms=tfms)
+    bs = min(bs, len(train))
+    kwargs = {'val_bs': 2*bs, 'dl_type': partial(MemoryDL, store=store), **kwargs}
+    dls = block.dataloaders(train + valid, path=data.root, bs=bs, **kwargs)
     dls.size = store.images.shape[1]
+    dls.cifake = data
     return dls
 
 # %% ../../nbs/training/objects.ipynb #12f24499
+def _recipe_object_dls(data, recipe, seed, **kwargs):
+    "Loaders of objects for `recipe`, and the recipe fitted to the number of training images"
+    make = partial(
+        object_dls, data, size=recipe.size, seed=seed, stats=None,
+        batch_tfms=cifake_tfms(recipe.flip, recipe.shift, recipe.attack, recipe.rotate, recipe.zoom), **kwargs)
+    dls = make(bs=recipe.bs)
+    fitted = fit_to(recipe, len(dls.train_ds))
+    if fitted.bs != dls.train.bs: dls = make(bs=fitted.bs)
+    return dls, fitted
+
 def train_objects(
-    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
+    path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None looks in the usual places
     recipe:str|Recipe='lenet', # Name in `RECIPES`, or a `Recipe`
     source:str='REAL', # Whose images: `FAKE`, `REAL` or `both`
     real:float=1., # Share of the REAL training images, in [0, 1]
     fake:float=1., # Share of the FAKE training images, in [0, 1]
     valid_source:str=None, # Whose validation images; None takes those of `source`
-    steps:int=None, # Optimiser steps, in place of the recipe's epochs: for sets of different size
+    steps:int=None, # Optimiser steps, instead of the recipe's epochs: for sets of different size
     out:str|Path|None=None, # Folder for the run; None makes `runs/NAME-TIME`
     seed:int=42, # Seed of the validation split, the shares, the first weights and the order of batches
     weights_path:str|Path|None=None, # Local file with ImageNet weights, for recipes that start from them
     precision:str='auto', # Of the forward pass, as in `train_learner`
-    verbose:bool=True, # Show losses of each epoch
+    verbose:bool=True, # Show progress and losses of each epoch
     **overrides:object, # Fields of the recipe to change, such as `epochs=3`
 )->Learner: # With the best weights by validation loss, and `learn.run_folder`
     "Train a classifier of the ten objects"
     refuse_several('train_objects')
     chosen = replace(get_recipe(recipe, **overrides), objects=False, outputs=2)
     if weights_path is not None: chosen = replace(chosen, pretrained=True)
+    data = Cifake(path)
     set_seed(seed)
-    make = lambda bs: object_dls(path, source, real, fake, valid_source, chosen.size, bs, seed=seed, stats=None,
-                                 batch_tfms=cifake_tfms(chosen.flip, chosen.shift, chosen.attack, chosen.rotate, chosen.zoom))
-    dls = make(chosen.bs)
-    chosen = fit_to(chosen, len(dls.train_ds))
-    if chosen.bs != dls.train.bs: dls = make(chosen.bs)
+    dls, chosen = _recipe_object_dls(
+        data, chosen, seed, source=source, real=real, fake=fake, valid_source=valid_source)
     if steps: chosen = replace(chosen, epochs=math.ceil(steps/len(dls.train)))
     precision = choose_precision(precision, dls.device)
-    learn = _learner_of(dls, chosen, seed, precision, pretrained=chosen.pretrained, weights_path=weights_path)
+    learn = recipe_learner(dls, chosen, seed, precision, pretrained=chosen.pretrained, weights_path=weights_path)
+    card = run_card(chosen, dls, seed, source=source, real=real, fake=fake, precision=precision)
     with new_run(out, f'objects-{chosen.name}-{source}') as folder:
-        run = RunKeeper(folder, _card(chosen, dls.path, seed, None, dls, dict(source=source, real=real, fake=fake, precision=precision)))
-        with nullcontext() if verbose else learn.no_logging(): _fit(learn, chosen, run)
-        load_weights(learn.model, folder/'weights.safetensors')
-        run.note(status='finished', seconds=round(sum(o['seconds'] for o in learn.history.rows), 1))
-        (folder/'checkpoint.pt').unlink(missing_ok=True)
-    learn.run_folder = folder
-    return learn
+        return fit_and_keep(learn, chosen, RunKeeper(folder, card), verbose)
 
 # %% ../../nbs/training/objects.ipynb #057df856
+def _test_items(data, split, seed):
+    "Images to test on, whose object is known, and digests of those that also stand in train"
+    if split == 'valid': return [o for o in training_items(data, Split(seed=seed)) if o.split == 'valid'], set()
+    known = data.test[data.test.object_class.isin(OBJECTS)]
+    return as_items(known, data.root), set(data.items.digest[data.items.split == 'train'])
+
+def _scores(learn, items, leaked):
+    "Measures of a classifier of objects on `items`"
+    with learn.no_bar(), learn.no_logging():
+        found = learn.get_preds(dl=learn.dls.test_dl(items, bs=256))[0].argmax(1).numpy()
+    truth = np.array([OBJECTS.index(o.object_class) for o in items])
+    right = truth == found
+    fresh = right[[o.digest not in leaked for o in items]]
+    low, high = wilson(int(right.sum()), len(right))
+    scores = classification_report(
+        truth, found, labels=range(len(OBJECTS)), target_names=OBJECTS, output_dict=True, zero_division=0)
+    f1 = {name: of['f1-score'] for name,of in scores.items() if isinstance(of, dict)}
+    return dict(
+        accuracy=float(right.mean()), low=low, high=high,
+        without_leaks=float(fresh.mean()) if len(fresh) else math.nan,
+        macro=f1['macro avg'], weighted=f1['weighted avg'], **{o: f1[o] for o in OBJECTS},
+        epochs=len(learn.history.rows), images=len(items))
+
+def _check_object_learners(learners):
+    "Refuse learners of other things than the ten objects"
+    if not learners: raise ValueError('There are no learners to test: name some of `train_objects`.')
+    for name,learn in learners.items():
+        if list(learn.dls.vocab) == OBJECTS: continue
+        known = ', '.join(map(str, learn.dls.vocab))
+        raise ValueError(f'{name} knows {known}, not the ten objects: train it with `train_objects`.')
+
 def transfer_table(
     learners:dict, # Learners of `train_objects` by name, or by (network, source)
-    path:str|Path|None=None, # Folder or zip of the dataset; None uses the one the first learner was trained on
+    path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None uses that of the first learner
     split:str='test', # `test`, or `valid` for the validation part
     seed:int=42, # Of the validation part, as in `train_objects`
-)->pd.DataFrame: # A row for each learner and each source it is tested on: `accuracy`, `low`, `high` (95%), `without_leaks`, F1 `macro` and `weighted`, F1 of each object, `epochs`, `images`
-    "How well objects are told apart on FAKE and on REAL; `ValueError` for a split that there is not"
-    if split not in ('test', 'valid'): raise ValueError(f'`split` is {split!r}: it is `test` or `valid`.')
-    if not learners: raise ValueError('There are no learners to test.')
-    rows, table = {}, read_items(find_cifake(path or next(iter(learners.values())).dls.path))
-    root, leaked = find_cifake(path or next(iter(learners.values())).dls.path), set(table.digest[table.split == 'train'])
+)->pd.DataFrame: # A row for each learner and each source it is tested on, with intervals of 95%
+    "How well objects are recognised on FAKE and on REAL; `ValueError` for a split that there is not"
+    if split not in ('test', 'valid'): raise ValueError(f'`split` is {split!r}: choose `test` or `valid`.')
+    _check_object_learners(learners)
+    first = next(iter(learners.values()))
+    items, leaked = _test_items(cifake_of(first.dls, path), split, seed)
+    rows = {}
     for name,learn in learners.items():
-        if list(learn.dls.vocab) != OBJECTS: raise ValueError(f'{name} tells {", ".join(map(str, learn.dls.vocab))} apart, not the ten objects: train it with `train_objects`.')
-        known = as_items(table[(table.split == 'test') & table.object_class.isin(OBJECTS)], root) if split == 'test' else [o for o in training_items(root, seed=seed) if o.split == 'valid']
-        for tested in LABELS: rows[(*(name if isinstance(name, tuple) else (name,)), tested)] = _tested(learn, _of_source(known, tested), leaked if split == 'test' else set())
+        key = name if isinstance(name, tuple) else (name,)
+        for tested in LABELS: rows[key + (tested,)] = _scores(learn, _of_source(items, tested), leaked)
     index = pd.MultiIndex.from_tuples(rows)
-    index.names = [*(['network', 'trained on'] if index.nlevels == 3 else ['network']), 'tested on']
+    index.names = ['network', 'trained on', 'tested on'] if index.nlevels == 3 else ['network', 'tested on']
     return pd.DataFrame(rows.values(), index=index)
-
-def _tested(learn, items, leaked):
-    "Measures of a learner of objects on `items`"
-    with learn.no_bar(), learn.no_logging(): found = learn.get_preds(dl=learn.dls.test_dl(items, bs=256))[0].argmax(1).numpy()
-    truth = np.array([OBJECTS.index(o.object_class) for o in items])
-    scores = classification_report(truth, found, labels=range(len(OBJECTS)), target_names=OBJECTS, output_dict=True, zero_division=0)
-    right, fresh = truth == found, np.array([o.digest not in leaked for o in items])
-    low, high = wilson(int(right.sum()), len(right))
-    return dict(accuracy=float(right.mean()), low=low, high=high, without_leaks=float(right[fresh].mean()) if fresh.any() else math.nan,
-        macro=scores['macro avg']['f1-score'], weighted=scores['weighted avg']['f1-score'], **{o: scores[o]['f1-score'] for o in OBJECTS}, epochs=len(learn.history.rows), images=len(items))

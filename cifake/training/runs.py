@@ -55,7 +55,7 @@ class HistoryKeeper(Callback):
         self.rows.append({'epoch': len(self.rows), **row})
     def after_fit(self)->None: self.run = True
 
-# %% ../../nbs/training/runs.ipynb #e216a881
+# %% ../../nbs/training/runs.ipynb #a0bc79b5
 def read_history(
     run:Learner|str|Path|pd.DataFrame, # `Learner` of `cifake_learner`, the folder of a run, or a table as it is
 )->pd.DataFrame: # `epoch`, `train_loss`, `valid_loss`, a column for each metric, `seconds`
@@ -228,9 +228,10 @@ def keep_figure(self:RunKeeper,
     plt.close(ax.figure)
 
 @patch
-def finish(self:RunKeeper)->None:
+def finish(self:RunKeeper,
+    rows:list, # A dictionary for each epoch
+)->None:
     "Say that the run is finished, and drop its checkpoint"
-    rows = self.learn.history.rows
     self.note(status='finished', seconds=round(sum(o['seconds'] for o in rows), 1))
     if self.folder: (self.folder/'checkpoint.pt').unlink(missing_ok=True)
 

@@ -148,7 +148,7 @@ def fit_and_keep(
             load_weights(learn.model, run.folder/'weights.safetensors')
             learn.run_folder = run.folder
             if measure: measure(learn, run)
-            run.finish()
+            run.finish(learn.history.rows)
     outcome = processes.from_first(partial(_outcome, learn))
     if not processes.first: _follow(learn, outcome)
     return learn
