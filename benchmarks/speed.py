@@ -105,7 +105,7 @@ def compiled(bs, repeats):
     "Images a second of our network's steps as it is and through `torch.compile`, and what starting to compile costs"
     import torch
 
-    from cifake.models.registry import CifakeNet
+    from cifake.models.networks import CifakeNet
     net = CifakeNet().to(memory_format=torch.channels_last)
     torch.compiler.config.force_disable_caches = True  # as on a machine that has never compiled it
     plain, fast = 'as it is', 'torch.compile'

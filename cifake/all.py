@@ -43,7 +43,6 @@ from cifake.models.networks import (
     BirdLotfiCNN,
     CifakeNet,
     LeNet,
-    OneSigmoid,
     register_model,
 )
 from cifake.models.registry import (

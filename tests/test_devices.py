@@ -56,7 +56,8 @@ from cifake.explain.maps import _lead, _rollout, attention_maps, cam_maps, map_l
 from cifake.measure.calibration import DetectorLoss
 from cifake.measure.evaluate import calibrate, evaluate
 from cifake.measure.robustness import CORRUPTIONS, corrupt, p_fake_of_images
-from cifake.models.registry import WhitenedConv, create_model, fold_objects
+from cifake.models.networks import WhitenedConv, fold_objects
+from cifake.models.registry import create_model
 from cifake.serve.detector import load_detector, save_detector
 from cifake.serve.onnx import whole_network
 from cifake.training.callbacks import FlipAverage, WeightAverage, muon_arguments

@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import functional as vision
 # %% ../../nbs/data/augment.ipynb #b3ca5e58
 class BatchFlip(RandTransform):
     "Mirror each image of a training batch with probability `p`; exact, unlike fastai's `Flip`, which interpolates"
-    split_idx,order = 0,10
+    split_idx = 0
+    order = 10
     def __init__(self,
         p:float=0.5, # Probability that an image is mirrored, in [0, 1]
     ):
@@ -30,24 +31,31 @@ class BatchFlip(RandTransform):
 # %% ../../nbs/data/augment.ipynb #e00ffb47
 def _gather(x, rows, columns):
     "Of each image of `x` the pixels at its `rows` (n, h) and `columns` (n, w)"
-    each = torch.arange(len(x), device=x.device)[:,None,None]
-    return x.permute(0,2,3,1)[each, rows[:,:,None], columns[:,None]].permute(0,3,1,2) # a pixel's channels move together, which is quickest
+    each = torch.arange(len(x), device=x.device)[:, None, None]
+    channels_last = x.permute(0, 2, 3, 1) # a pixel's channels move together, which is quickest
+    return channels_last[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 class BatchShift(RandTransform):
     "Shift each image of a training batch by up to `most` whole pixels along each axis, reflecting the border"
-    split_idx,order = 0,11
+    split_idx = 0
+    order = 11
     def __init__(self,
         most:int=2, # Largest shift, in pixels; less than the side of the image
     ):
         super().__init__(p=1.)
         self.most = most
     def encodes(self, x:TensorImage):
-        n,_,h,w = x.shape
-        if self.most >= min(h, w): raise ValueError(f'Images of {h}x{w} pixels cannot be shifted by {self.most}: choose less than their side.')
-        return _gather(x, self.sources(n, h, x.device), self.sources(n, w, x.device))
+        n, _, h, w = x.shape
+        if self.most >= min(h, w):
+            raise ValueError(f'Images of {h}x{w} pixels cannot be shifted by {self.most}: '
+                             'choose less than their side.')
+        rows = self.sources(n, h, x.device)
+        columns = self.sources(n, w, x.device)
+        return _gather(x, rows, columns)
     def sources(self, n:int, side:int, device:torch.device)->torch.Tensor:
         "For each of `n` images, where each of `side` pixels of an axis comes from"
-        place = (torch.arange(side, device=device) + torch.randint(-self.most, self.most+1, (n,1), device=device)).abs()
+        shift = torch.randint(-self.most, self.most+1, (n, 1), device=device)
+        place = (torch.arange(side, device=device) + shift).abs()
         return torch.minimum(place, 2*(side-1) - place)
 
 # %% ../../nbs/data/augment.ipynb #4584ac83
@@ -56,11 +64,13 @@ def random_windows(
     side:int, # Side of the square windows, in pixels; at most that of the images
 )->torch.Tensor: # Windows (n, channels, side, side)
     "A window at a random place of each image"
-    n,_,h,w = x.shape
-    if side > min(h, w): raise ValueError(f'Images of {h}x{w} pixels have no windows of {side} pixels: choose at most their side.')
-    start = [torch.randint(o-side+1, (n,1), device=x.device) for o in (h, w)]
+    n, _, h, w = x.shape
+    if side > min(h, w):
+        raise ValueError(f'Images of {h}x{w} pixels have no windows of {side} pixels: choose at most their side.')
     along = torch.arange(side, device=x.device)
-    return _gather(x, start[0] + along, start[1] + along)
+    top = torch.randint(h-side+1, (n, 1), device=x.device)
+    left = torch.randint(w-side+1, (n, 1), device=x.device)
+    return _gather(x, top + along, left + along)
 
 # %% ../../nbs/data/augment.ipynb #d8b7eed3
 class _Attack(RandTransform):
@@ -68,81 +78,111 @@ class _Attack(RandTransform):
     split_idx = 0
     def __init__(self, low, high, share):
         super().__init__(p=1.)
-        if not 0 <= share <= 1: raise ValueError(f'`share` is {share}: give a part of the images, in [0, 1].')
+        if not 0 <= share <= 1:
+            raise ValueError(f'`share` is {share}: give a part of the images, in [0, 1].')
         if not self.lowest <= low <= high <= self.highest:
-            raise ValueError(f'{type(self).__name__} goes from {low} to {high}: both have to lie in [{self.lowest}, {self.highest}], the smaller first.')
-        self.low, self.high, self.share = low, high, share
+            raise ValueError(f'{type(self).__name__} goes from {low} to {high}: both have to lie in '
+                             f'[{self.lowest}, {self.highest}], the smaller first.')
+        self.low = low
+        self.high = high
+        self.share = share
     def encodes(self, x:TensorImage):
-        chosen, strength = torch.rand(len(x)) < self.share, self.low + (self.high - self.low)*torch.rand(()).item()
-        if not chosen.any(): return x
+        chosen = torch.rand(len(x)) < self.share
+        strength = self.low + (self.high - self.low)*torch.rand(()).item()
+        if not chosen.any():
+            return x
         changed = x.clone()
-        changed[chosen] = self.change(x[chosen].as_subclass(torch.Tensor), strength).clamp(0, 1).as_subclass(type(x))
+        images = x[chosen].as_subclass(torch.Tensor)
+        changed[chosen] = self.change(images, strength).clamp(0, 1).as_subclass(type(x))
         return changed
 
-# %% ../../nbs/data/augment.ipynb #29a4a1cc
 class RandomBlur(_Attack):
     "Gaussian blur"
-    order,lowest,highest = 20,0.1,3.
+    order = 20
+    lowest, highest = 0.1, 3.
     def __init__(self,
         low:float=0.1, # Smallest standard deviation, in pixels; at least 0.1
         high:float=1.2, # Largest standard deviation, in pixels; at most 3
         share:float=0.5, # Part of the images that are changed, in [0, 1]
-    ): super().__init__(low, high, share)
+    ):
+        super().__init__(low, high, share)
     def change(self, x:torch.Tensor, sigma:float)->torch.Tensor:
-        return vision.gaussian_blur(x, [2*round(3*sigma + 0.5) + 1]*2, [sigma]*2)
+        side = 2*round(3*sigma + 0.5) + 1
+        return vision.gaussian_blur(x, [side, side], [sigma, sigma])
 
 class RandomResample(_Attack):
     "Shrink and enlarge again, both bilinear and without aliasing"
-    order,lowest,highest = 21,0.1,1.
+    order = 21
+    lowest, highest = 0.1, 1.
     def __init__(self,
         low:float=0.5, # Smallest scale in between, at least 0.1
         high:float=0.95, # Largest scale in between, at most 1
         share:float=0.5, # Part of the images that are changed, in [0, 1]
-    ): super().__init__(low, high, share)
+    ):
+        super().__init__(low, high, share)
     def change(self, x:torch.Tensor, scale:float)->torch.Tensor:
-        side = list(x.shape[-2:])
-        return vision.resize(vision.resize(x, [max(1, round(o*scale)) for o in side], antialias=True), side, antialias=True)
+        sides = list(x.shape[-2:])
+        smaller = [max(1, round(o*scale)) for o in sides]
+        small = vision.resize(x, smaller, antialias=True)
+        return vision.resize(small, sides, antialias=True)
 
 # %% ../../nbs/data/augment.ipynb #7987e18a
 class RandomNoise(_Attack):
     "Gaussian noise, for each channel of each pixel by itself"
-    order,lowest,highest = 22,0.,0.5
+    order = 22
+    lowest, highest = 0., 0.5
     def __init__(self,
         low:float=0.01, # Smallest standard deviation, for pixels in [0, 1]; at least 0
         high:float=0.1, # Largest standard deviation, for pixels in [0, 1]; at most 0.5
         share:float=0.5, # Part of the images that are changed, in [0, 1]
-    ): super().__init__(low, high, share)
-    def change(self, x:torch.Tensor, sigma:float)->torch.Tensor: return x + sigma*torch.randn_like(x)
+    ):
+        super().__init__(low, high, share)
+    def change(self, x:torch.Tensor, sigma:float)->torch.Tensor:
+        return x + sigma*torch.randn_like(x)
 
 class RandomJPEG(_Attack):
     "Encode as JPEG and decode again"
-    order,lowest,highest = 23,1,100
+    order = 23
+    lowest, highest = 1, 100
     def __init__(self,
         low:int=30, # Lowest quality, from 1 to 100
         high:int=95, # Highest quality, from 1 to 100
         share:float=0.5, # Part of the images that are changed, in [0, 1]
-    ): super().__init__(low, high, share)
+    ):
+        super().__init__(low, high, share)
     def change(self, x:torch.Tensor, quality:float)->torch.Tensor:
         pixels = (255*x).round().clamp(0, 255).byte().cpu() # torchvision encodes on the processor
         return vision.jpeg(pixels, round(quality)).to(x)/255
 
 # %% ../../nbs/data/augment.ipynb #3e628352
 class _InTraining(RandTransform):
-    "A transform of fastai's for training batches only; affine ones resample validation images too, without moving them"
+    "A transform of fastai for training batches only; by itself, an affine one resamples validation images too"
     split_idx = 0
     def __init__(self, change):
         super().__init__(p=1.)
-        self.change, self.order = change, change.order
-    def encodes(self, x:TensorImage): return self.change(x, split_idx=0)
+        self.change = change
+        self.order = change.order
+    def encodes(self, x:TensorImage):
+        return self.change(x, split_idx=0)
 
 def cifake_tfms(
     flip:bool=True, # Mirror half of the images
     shift:int=0, # Largest shift in whole pixels; 0 for none
-    attack:float=0., # Part of the images that go through each of blur, resampling, noise and JPEG, in [0, 1]; 0 for none
+    attack:float=0., # Part of the images for each of blur, resampling, noise and JPEG, in [0, 1]; 0 for none
     rotate:float=0., # Largest rotation, in degrees; 0 for none
     zoom:float=0., # Largest zoom, in or out, as a share of the side, in [0, 1); 0 for none
 )->list: # fastai batch transforms, for training batches only
     "Batch augmentations; flips and shifts alone resample nothing, rotation and zoom are fastai's, which do"
-    turned = setup_aug_tfms([*([Rotate(rotate, p=1.)] if rotate else []), *([Zoom(1-zoom, 1+zoom, p=1.)] if zoom else [])])
-    attacks = [o(share=attack) for o in (RandomBlur, RandomResample, RandomNoise, RandomJPEG)] if attack else []
-    return [*([BatchFlip()] if flip else []), *([BatchShift(shift)] if shift else []), *map(_InTraining, turned), *attacks]
+    tfms, affine = [], []
+    if flip:
+        tfms.append(BatchFlip())
+    if shift:
+        tfms.append(BatchShift(shift))
+    if rotate:
+        affine.append(Rotate(rotate, p=1.))
+    if zoom:
+        affine.append(Zoom(1-zoom, 1+zoom, p=1.))
+    tfms += [_InTraining(o) for o in setup_aug_tfms(affine)]
+    if attack:
+        tfms += [o(share=attack) for o in (RandomBlur, RandomResample, RandomNoise, RandomJPEG)]
+    return tfms

@@ -8,19 +8,25 @@ Docs: https://OWNER.github.io/cifake/data/demo.html.md"""
 __all__ = ['demo_cifake']
 
 # %% ../../nbs/data/demo.ipynb #3598a549
-import os, tempfile
+import os
+import tempfile
+from itertools import product
 from pathlib import Path
-import numpy as np, pandas as pd
+
+import numpy as np
+import pandas as pd
 from matplotlib import cbook
 from PIL import Image
 from sklearn.datasets import load_sample_image
+
 from .core import LABELS, OBJECTS, cifake_home
 
 # %% ../../nbs/data/demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels
 _BLOCK = 56 # Side of a block, in pixels
 _VERSION = 2 # To be raised when the same `n` and `seed` would give other files
-_BLOCKS = dict( # The class in `OBJECTS` that each block of a photograph belongs to; those marked with a dot have too little texture
+# The class in `OBJECTS` of each block of a photograph; blocks with a dot have too little texture
+_BLOCKS = dict(
     china="""
         ...1.......
         ..111......
@@ -53,13 +59,16 @@ def _photographs():
     "The three photographs as `Image`s, by name"
     photos = {name: Image.fromarray(load_sample_image(f'{name}.jpg')) for name in ('china', 'flower')}
     with Image.open(cbook.get_sample_data('grace_hopper.jpg', asfileobj=False)) as image:
-        return {**photos, 'hopper': image.convert('RGB')}
+        photos['hopper'] = image.convert('RGB')
+    return photos
 
 def _blocks_of(number):
-    "Photograph, left and top of the blocks of class `number`, those of train first"
-    maps = {name: text.split() for name,text in _BLOCKS.items()}
-    found = [(name, column*_BLOCK, row*_BLOCK) for name,rows in maps.items() for row,line in enumerate(rows)
-             for column,digit in enumerate(line) if digit == str(number)]
+    "Photograph, left and top of the blocks of class `number`: those of train, and those of test"
+    found = []
+    for name, text in _BLOCKS.items():
+        for row, line in enumerate(text.split()):
+            columns = [i for i, digit in enumerate(line) if digit == str(number)]
+            found += [(name, column*_BLOCK, row*_BLOCK) for column in columns]
     test = found[2::6]
     return [o for o in found if o not in test], test
 
@@ -67,37 +76,45 @@ def _blocks_of(number):
 def _crop_boxes(rng, count):
     "`count` distinct rows of left, top, side and filter of crops inside a block"
     side = rng.integers(_SIZE, _BLOCK+1, 3*count)
-    x,y = rng.integers(0, _BLOCK-side+1), rng.integers(0, _BLOCK-side+1)
-    distinct = np.unique(np.stack([x,y,side], 1), axis=0)
+    left = rng.integers(0, _BLOCK-side+1)
+    top = rng.integers(0, _BLOCK-side+1)
+    distinct = np.unique(np.stack([left, top, side], 1), axis=0)
     chosen = rng.permutation(distinct)[:count]
     return np.column_stack([chosen, rng.integers(2, size=len(chosen))])
 
 def _crops(photo, left, top, boxes):
     "Crops of the block of `photo` at `left` and `top`, shrunk to 32 px: uint8 array of images, rows, columns, channels"
     filters = Image.Resampling.BOX, Image.Resampling.BICUBIC
-    return np.stack([np.asarray(photo.resize((_SIZE,_SIZE), filters[f], box=(left+x,top+y,left+x+side,top+y+side)))
-                     for x,y,side,f in boxes.tolist()])
+    crops = []
+    for x, y, side, number in boxes.tolist():
+        box = (left+x, top+y, left+x+side, top+y+side)
+        crops.append(photo.resize((_SIZE, _SIZE), filters[number], box=box))
+    return np.stack([np.asarray(o) for o in crops])
 
 # %% ../../nbs/data/demo.ipynb #d31e10b7
 def _invented_texture(rng, count):
-    "Noise from a decoder's last step: 16x16 latents of four channels through a fixed 3x3 transposed convolution of stride 2"
-    kernels = np.random.default_rng(7).standard_normal((4,3,3))
-    latent = rng.standard_normal((count,4,_SIZE//2,_SIZE//2))
-    texture = np.zeros((count,_SIZE+2,_SIZE+2))
-    for row,column in np.ndindex(3,3):
-        texture[:,row:row+_SIZE:2,column:column+_SIZE:2] += np.einsum('nkij,k->nij', latent, kernels[:,row,column])
-    return texture[:,None,1:-1,1:-1]
+    "Noise of a decoder's last step: 16x16 latents through a fixed 3x3 transposed convolution of stride 2"
+    kernels = np.random.default_rng(7).standard_normal((4, 3, 3))
+    latent = rng.standard_normal((count, 4, _SIZE//2, _SIZE//2))
+    texture = np.zeros((count, _SIZE+2, _SIZE+2))
+    for row, column in product(range(3), range(3)):
+        part = np.einsum('nkij,k->nij', latent, kernels[:, row, column])
+        texture[:, row:row+_SIZE:2, column:column+_SIZE:2] += part
+    return texture[:, None, 1:-1, 1:-1]
 
 def _local_strength(images):
     "Root mean square of the 7x7 pixels around each pixel"
-    near = (abs(np.subtract.outer(range(_SIZE), range(_SIZE))) <= 3)*1.
+    distance = np.subtract.outer(range(_SIZE), range(_SIZE))
+    near = (abs(distance) <= 3).astype(float)
     near /= near.sum(1, keepdims=True)
     return np.sqrt(near @ images**2 @ near.T + 1e-6)
 
 def _decode(rng, images):
-    "`images` through a coarse latent and back: texture finer than 2 px is lost, and invented anew at the lost strength"
-    down = np.kron(np.eye(_SIZE//2), [[.5,.5]])
-    up = np.array(Image.fromarray(np.eye(_SIZE//2, dtype=np.float32)).resize((_SIZE//2,_SIZE), Image.Resampling.BICUBIC), float)
+    "`images` through a coarse latent and back: the finest texture is replaced by an invented one of equal strength"
+    half = _SIZE//2
+    down = np.kron(np.eye(half), [[.5, .5]])
+    grid = Image.fromarray(np.eye(half, dtype=np.float32))
+    up = np.array(grid.resize((half, _SIZE), Image.Resampling.BICUBIC), float)
     images = np.moveaxis(images, -1, 1).astype(float)
     smooth = up @ (down @ images @ down.T) @ up.T
     texture = _invented_texture(rng, len(images))
@@ -106,48 +123,64 @@ def _decode(rng, images):
 
 # %% ../../nbs/data/demo.ipynb #1cd4bda7
 def _draw_class(photos, number, split, count, seed):
-    "`count` FAKE and `count` REAL images of class `number` for `split` (0: train, 1: test), and the block of each of them"
+    "`count` FAKE and `count` REAL images of class `number` for `split` (0: train, 1: test), and the block of each"
     places = _blocks_of(number)[split]
-    of_block = [len(range(i, count, len(places))) for i in range(len(places))]
-    drawn = {'FAKE':[], 'REAL':[]}
-    for i,((name,left,top),n) in enumerate(zip(places, of_block)):
-        if not n: continue
-        rng = np.random.default_rng([seed,split,number,i])
+    drawn, names = {'FAKE':[], 'REAL':[]}, []
+    for i, (name, left, top) in enumerate(places):
+        n = len(range(i, count, len(places)))
+        if not n:
+            continue
+        rng = np.random.default_rng([seed, split, number, i])
         images = _crops(photos[name], left, top, _crop_boxes(rng, 2*n))
         drawn['FAKE'].append(_decode(rng, images[:n]))
         drawn['REAL'].append(images[n:])
-    names = np.repeat([f'{name} {left} {top}' for name,left,top in places], of_block)
-    return {label: np.concatenate(o) for label,o in drawn.items()}, names.tolist()
+        names += [f'{name} {left} {top}']*n
+    return {label: np.concatenate(o) for label, o in drawn.items()}, names
 
 def _file_name(split, label, number, position):
     "CIFAKE's name for an image"
-    stem = f'{position}' if (split,label) == ('test','FAKE') else f"{position + 1000*((split,label) == ('train','FAKE')):04d}"
+    if (split, label) == ('train', 'FAKE'):
+        position += 1000
+    stem = f'{position}' if (split, label) == ('test', 'FAKE') else f'{position:04d}'
     return f'{stem}.jpg' if number == 0 else f'{stem} ({number+1}).jpg'
+
+def _draw_object(photos, number, n, seed):
+    "Path, pixels and block of each image of class `number`"
+    totals = {'train': n, 'test': _test_size(n)}
+    drawn = {}
+    for i, (split, total) in enumerate(totals.items()):
+        drawn[split] = _draw_class(photos, number, i, (total+9-number)//10, seed)
+    if OBJECTS[number] in ('bird', 'dog', 'frog'):
+        drawn['test'][0]['FAKE'][0] = drawn['train'][0]['FAKE'][0]
+    for split, label in product(totals, LABELS):
+        images, blocks = drawn[split][0][label], drawn[split][1]
+        for position, (image, block) in enumerate(zip(images, blocks, strict=True)):
+            yield f'{split}/{label}/{_file_name(split, label, number, position)}', image, block
 
 def _draw_set(folder, n, seed):
     "Write a whole set into the new `folder`"
-    photos, totals, groups = _photographs(), {'train': n, 'test': _test_size(n)}, []
-    for split in totals:
-        for label in LABELS: (folder/split/label).mkdir(parents=True)
-    for number,name in enumerate(OBJECTS):
-        drawn = {split: _draw_class(photos, number, i, (total+9-number)//10, seed) for i,(split,total) in enumerate(totals.items())}
-        if name in ('bird', 'dog', 'frog'): drawn['test'][0]['FAKE'][0] = drawn['train'][0]['FAKE'][0]
-        for split,(labels,blocks) in drawn.items():
-            for label,images in labels.items():
-                for position,(image,block) in enumerate(zip(images, blocks, strict=True)):
-                    path = f'{split}/{label}/{_file_name(split, label, number, position)}'
-                    Image.fromarray(image).save(folder/path, quality=75)
-                    groups.append((path, block))
-    pd.DataFrame(groups, columns=['path', 'group']).sort_values('path').to_csv(folder/'groups.csv', index=False)
+    photos = _photographs()
+    groups = []
+    for split, label in product(('train', 'test'), LABELS):
+        (folder/split/label).mkdir(parents=True)
+    for number in range(len(OBJECTS)):
+        for path, image, block in _draw_object(photos, number, n, seed):
+            Image.fromarray(image).save(folder/path, quality=75)
+            groups.append((path, block))
+    table = pd.DataFrame(groups, columns=['path', 'group'])
+    table.sort_values('path').to_csv(folder/'groups.csv', index=False)
     (folder/'ABOUT.txt').write_text(_ABOUT)
     (folder/'.cifake-demo').write_text(_mark(n, seed))
 
 # %% ../../nbs/data/demo.ipynb #aabdfc1a
-_ABOUT = """Stand-in for CIFAKE, drawn by cifake.demo_cifake. These are not CIFAKE's images, and scores on them say nothing about CIFAKE.
+_ABOUT = """Stand-in for CIFAKE, drawn by cifake.demo_cifake.
+These are not CIFAKE's images, and scores on them say nothing about CIFAKE.
 REAL: crops, shrunk to 32 px, of the photographs below. FAKE: other crops of them, their fine texture replaced by noise.
 china.jpg, in scikit-learn: CC BY 2.0, danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035/
-flower.jpg, in scikit-learn: CC BY 2.0, vultilion (scikit-learn's own note names danielbuechele and links here), https://www.flickr.com/photos/vultilion/6056698931/
-grace_hopper.jpg, in matplotlib: public domain (US Navy), https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
+flower.jpg, in scikit-learn: CC BY 2.0, vultilion (scikit-learn's own note names danielbuechele and links here),
+  https://www.flickr.com/photos/vultilion/6056698931/
+grace_hopper.jpg, in matplotlib: public domain (US Navy),
+  https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
 """
 
 def _mark(n, seed):
@@ -161,19 +194,23 @@ def _test_size(n):
 def _is_whole(folder, n, seed):
     "Whether `folder` holds this very set, no image more or less"
     mark = folder/'.cifake-demo'
-    if not mark.is_file() or mark.read_text() != _mark(n, seed): return False
-    try: counts = [len(os.listdir(folder/split/label)) for split in ('train', 'test') for label in LABELS]
-    except OSError: return False
+    if not mark.is_file() or mark.read_text() != _mark(n, seed):
+        return False
+    try:
+        counts = [len(os.listdir(folder/split/label)) for split in ('train', 'test') for label in LABELS]
+    except OSError:
+        return False
     return (folder/'groups.csv').is_file() and counts == [n]*2 + [_test_size(n)]*2
 
 # %% ../../nbs/data/demo.ipynb #6ecbab1e
 def _check_whole_number(name, value, low, high):
     "Refuse a `value` that is no whole number from `low` to `high`"
-    if isinstance(value, bool) or not isinstance(value, (int,np.integer)) or not low <= value <= high:
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= high:
         raise ValueError(f'`{name}` is {value!r}: give a whole number from {low:,} to {high:,}.')
 
 def demo_cifake(
-    path:str|Path|None=None, # New or empty folder to draw into; None for one in `~/.cifake/demo`
+    path:str|os.PathLike|None=None, # New or empty folder to draw into; None for one in `~/.cifake/demo`
     n:int=2000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
     seed:int=42, # Seed of the crops and of the invented texture
 )->Path: # Folder that holds `train/` and `test/`
@@ -181,15 +218,19 @@ def demo_cifake(
     _check_whole_number('n', n, 20, 50_000)
     _check_whole_number('seed', seed, 0, 2**32-1)
     path = cifake_home()/'demo'/f'v{_VERSION}-{n}-{seed}' if path is None else Path(path).expanduser()
-    if _is_whole(path, n, seed): return path
+    if _is_whole(path, n, seed):
+        return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: name another folder, or remove it.')
+        raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: '
+                         'name another folder, or remove it.')
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.drawing-') as work:
         _draw_set(Path(work)/'set', n, seed)
         try:
-            if path.exists(): path.rmdir() # Windows renames onto nothing
+            if path.exists():
+                path.rmdir() # Windows renames onto nothing
             os.rename(Path(work)/'set', path)
-        except OSError: # another process drew it meanwhile
-            if not _is_whole(path, n, seed): raise
+        except OSError:
+            if not _is_whole(path, n, seed): # if it is, another process drew it meanwhile
+                raise
     return path

@@ -54,11 +54,17 @@ class PictureReader(Transform):
 def _items_of(source, split):
     return source if isinstance(source, list) else training_items(source, split)
 
-@delegates(Split)
+def _with_split(f):
+    "`f` with the fields of a `Split` as arguments of its own"
+    f = delegates(Split, keep=True)(f)
+    f.__delwrap__ = Split # for docments, which the generated `Split.__init__` does not have
+    return f
+
+@_with_split
 def cifake_block(
     size:int|None=None, # Side of the square given to the network, in pixels; None leaves images as they are
     batch_tfms:list|None=None, # fastai transforms for batches
-    **kwargs,
+    **kwargs:object, # Fields of a `Split`
 )->DataBlock: # Its source is a dataset's folder or zip, a `Cifake`, or a list of `Item`
     "A fastai `DataBlock` that reads a dataset in the CIFAKE layout"
     images = TransformBlock(type_tfms=PictureReader(size), batch_tfms=IntToFloatTensor)
@@ -97,7 +103,7 @@ def _training_dls(data, items, size, bs, batch_tfms, stats, kwargs):
     dls.cifake = data
     return dls
 
-@delegates(Split, keep=True)
+@_with_split
 def cifake_dls(
     path:str|os.PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None looks in the usual places
     size:int=32, # Side of the square given to the network, in pixels
@@ -278,7 +284,7 @@ def image_stats(
     deviation = (shares @ values**2 - mean**2).sqrt()
     return tuple(mean.tolist()), tuple(deviation.tolist())
 
-@delegates(Split, keep=True)
+@_with_split
 def memory_dls(
     path:str|os.PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None looks in the usual places
     size:int|None=None, # Side of the square that images are resized to, in pixels; None takes them all as they are

@@ -14,15 +14,31 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-import timm, torch, torchvision
+
+import timm
+import torch
+import torchvision
 from safetensors.torch import load_file
 from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from .networks import (_REGISTRY, BirdLotfiCNN, CifakeNet, ConvLayer, FoldObjects, LeNet, MLP, OneSigmoid, WhitenedConv, _ended, build_network,
-    fold_objects, register_model)
 
-_all_ = ['BirdLotfiCNN', 'CifakeNet', 'FoldObjects', 'LeNet', 'MLP', 'OneSigmoid', 'WhitenedConv', 'fold_objects', 'register_model'] # as they are found here, too
+from cifake.models.networks import (
+    ConvLayer,
+    WhitenedConv,
+    build_network,
+    count_outputs,
+    end_network,
+    is_own,
+    own_networks,
+    register_model,
+)
+
+# %% ../../nbs/models/registry.ipynb #a13ad682
+from .networks import MLP, BirdLotfiCNN, CifakeNet, FoldObjects, LeNet, OneSigmoid, fold_objects
+
+_all_ = ['BirdLotfiCNN', 'CifakeNet', 'FoldObjects', 'LeNet', 'MLP', 'OneSigmoid', 'WhitenedConv', 'fold_objects',
+         'register_model']
 
 # %% ../../nbs/models/registry.ipynb #27fbbb06
 @register_model
@@ -35,10 +51,14 @@ class CifakeViT(VisionTransformer):
         heads:int=2, # Attention heads in each block; divides `dim`
         stem:int=32, # Channels of the first layer; the second has three times as many
     ):
-        layers = nn.Sequential(WhitenedConv(stem), nn.MaxPool2d(2), nn.BatchNorm2d(stem), nn.SiLU(inplace=True), ConvLayer(stem, 3*stem, pool=True))
-        super().__init__(img_size=32, patch_size=1, embed_dim=dim, depth=depth, num_heads=heads, num_classes=n_out, dynamic_img_size=True,
-            embed_layer=partial(HybridEmbed, backbone=layers))
-        for block in self.blocks: block.attn.fused_attn = False # see below
+        layers = nn.Sequential(
+            WhitenedConv(stem), nn.MaxPool2d(2), nn.BatchNorm2d(stem), nn.SiLU(inplace=True),
+            ConvLayer(stem, 3*stem, pool=True))
+        super().__init__(
+            img_size=32, patch_size=1, embed_dim=dim, depth=depth, num_heads=heads, num_classes=n_out,
+            dynamic_img_size=True, embed_layer=partial(HybridEmbed, backbone=layers))
+        for block in self.blocks:
+            block.attn.fused_attn = False # see below
 
 # %% ../../nbs/models/registry.ipynb #45dc05b8
 def dense_head(
@@ -48,25 +68,35 @@ def dense_head(
     dropout:float=0.3, # Share of them that is dropped in training, in [0, 1)
 )->nn.Sequential: # Takes (n, n_in, h, w) and gives (n, n_out)
     "Average pooling, a dense layer with ReLU, dropout, outputs"
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, n_out))
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(n_in, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        nn.Linear(hidden, n_out))
 
 # %% ../../nbs/models/registry.ipynb #b733e50b
+def _torchvision_models():
+    return torchvision.models.list_models(torchvision.models)
+
 def list_models(
     pattern:str='*', # Shell pattern, such as `resnet*`
 )->list: # Names, ours first, each once
     "Names that `create_model` understands and that match `pattern`"
-    names = [*_REGISTRY, *timm.list_models(), *torchvision.models.list_models(torchvision.models)]
+    names = [*own_networks(), *timm.list_models(), *_torchvision_models()]
     return [o for o in dict.fromkeys(names) if fnmatch(o, pattern)]
 
 def model_source(
     name:str, # Name of a network
 )->str: # `cifake`, `timm` or `torchvision`
     "Which library builds `name`; where timm and torchvision share a name, timm's is meant"
-    if name in _REGISTRY: return 'cifake'
-    if timm.is_model(name): return 'timm'
-    if name in torchvision.models.list_models(torchvision.models): return 'torchvision'
-    near = get_close_matches(name, list_models(), 3, 0.5)
-    raise ValueError(f'There is no architecture {name!r}.' + (f' Nearest: {", ".join(near)}.' if near else ' See `list_models()`.'))
+    if is_own(name):
+        return 'cifake'
+    if timm.is_model(name):
+        return 'timm'
+    if name in _torchvision_models():
+        return 'torchvision'
+    near = ', '.join(get_close_matches(name, list_models(), 3, 0.5))
+    remedy = f'Nearest: {near}.' if near else 'See `list_models()`.'
+    raise ValueError(f'There is no architecture {name!r}. {remedy}')
 
 # %% ../../nbs/models/registry.ipynb #ce4e6afb
 def read_weights(
@@ -74,23 +104,36 @@ def read_weights(
 )->dict: # Tensors by name
     "The tensors in a weights file; no code in it is run"
     path = Path(path).expanduser()
-    if not path.exists(): raise FileNotFoundError(f'The weights file {path} does not exist.')
-    try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{path} is not a weights file that can be read safely ({type(e).__name__}).') from e
-    for key in ('state_dict', 'model'): state = state.get(key, state) if isinstance(state, dict) else state
-    if isinstance(state, dict) and state and all(torch.is_tensor(o) for o in state.values()): return state
-    raise ValueError(f'{path} holds no table of tensors: save `model.state_dict()`.')
+    if not path.exists():
+        raise FileNotFoundError(f'The weights file {path} does not exist.')
+    load = load_file if path.suffix == '.safetensors' else partial(torch.load, map_location='cpu', weights_only=True)
+    try:
+        state = load(path)
+    except Exception as e:
+        raise ValueError(f'{path} is not a weights file that can be read safely ({type(e).__name__}).') from e
+    for key in ('state_dict', 'model'):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not state or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f'{path} holds no table of tensors: save `model.state_dict()`.')
+    return state
 
 # %% ../../nbs/models/registry.ipynb #c97c4a5a
-def _in_order(state, own, is_head):
-    "`state` under the names of `own`, where entries agree one by one in kind and shape but for a last layer; else as it is"
-    kind = lambda name: name.rpartition('.')[2]
-    names = [*(k for k in own if not is_head(k)), *(k for k in own if is_head(k))]
-    n_body = sum(not is_head(k) for k in own)
-    theirs, rest = list(state)[:n_body], list(state)[n_body:]
-    agree = len(theirs) == n_body and all(kind(a) == kind(b) and own[a].shape == state[b].shape for a,b in zip(names, theirs))
-    if not agree or not {kind(o) for o in rest} <= {'weight', 'bias'} or len(rest) > 2: return state
-    return dict(zip(names, state.values()))
+def _kind(name):
+    "What an entry is for: weight, bias, running_mean, ..."
+    return name.rpartition('.')[2]
+
+def _by_order(state, own, head):
+    "`state` under the names of `own`, where entries but those of the last layer agree one by one; else as it is"
+    body = [k for k in own if k not in head]
+    theirs = list(state)
+    rest = [_kind(o) for o in theirs[len(body):]]
+    has_one_layer_more = len(theirs) >= len(body) and len(rest) <= 2 and set(rest) <= {'weight', 'bias'}
+    if not has_one_layer_more:
+        return state
+    for ours, other in zip(body, theirs, strict=False):
+        if _kind(ours) != _kind(other) or own[ours].shape != state[other].shape:
+            return state
+    return dict(zip([*body, *head], state.values(), strict=False))
 
 def load_weights(
     model:nn.Module, # Network to fill, changed in place
@@ -98,21 +141,33 @@ def load_weights(
     head:str='', # Prefix of the last layer, which may differ in shape or be absent
 )->list: # Names of the last layer's entries that kept their random values
     "Fill `model` from the weights file at `path`"
-    state, own = read_weights(path), model.state_dict()
-    is_head = lambda k: bool(head) and k.startswith(head)
-    if not set(state) & set(own): state = _in_order(state, own, is_head)
-    fits = {k for k,v in state.items() if k in own and v.shape == own[k].shape}
-    is_counter = lambda k: k.endswith('num_batches_tracked')
-    missing = [k for k in own if k not in fits and not is_head(k) and not is_counter(k)]
-    extra = [k for k in state if k not in fits and not is_head(k)]
+    state = read_weights(path)
+    own = model.state_dict()
+    last = [k for k in own if head and k.startswith(head)]
+    if not set(state) & set(own):
+        state = _by_order(state, own, last)
+    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    required = [k for k in own if k not in last and _kind(k) != 'num_batches_tracked']
+    missing = [k for k in required if k not in fits]
+    extra = [k for k in state if k not in fits and not (head and k.startswith(head))]
     if missing or extra:
-        raise ValueError(f'{path} does not fit this network: {len(missing)} of its {len(own)} entries are missing or of another '
-            f'shape, {len(extra)} are not its own; the first is {(missing + extra)[0]!r}.')
-    model.load_state_dict({k:state[k] for k in fits}, strict=False)
-    return [k for k in own if k not in fits and is_head(k)]
+        first = (missing + extra)[0]
+        raise ValueError(f'{path} does not fit this network: {len(missing)} of its {len(own)} entries are missing '
+                         f'or of another shape, {len(extra)} are not its own; the first is {first!r}.')
+    model.load_state_dict(fits, strict=False)
+    return [k for k in last if k not in fits]
 
 # %% ../../nbs/models/registry.ipynb #52b87072
 _HEADS = 'head fc classifier last_linear'.split()
+
+def _check_download(name):
+    "Refuse ImageNet weights that cannot be downloaded for the network `name`"
+    if is_own(name):
+        raise ValueError(f'There are no ImageNet weights of {name!r}: name a file in `weights_path`, '
+                         'or leave `pretrained` off.')
+    if model_source(name) == 'torchvision':
+        raise ValueError(f"torchvision's {name!r} keeps its 1,000 outputs with its weights: "
+                         'use `cifake_learner`, which gives it a new head.')
 
 def create_model(
     name:str, # Name from `list_models`
@@ -122,16 +177,20 @@ def create_model(
     objects:int=1, # Objects that are told apart for each label in training
     sigmoid:bool=False, # End in one sigmoid output for two labels, as `OneSigmoid` has it
     **kwargs:object, # Passed to the network's own constructor
-)->nn.Module: # Takes (n, 3, h, w) images and gives (n, n_out) logits, in training (n, n_out*objects); with `sigmoid` (n, 2)
+)->nn.Module: # Gives (n, n_out) logits of (n, 3, h, w) images, in training (n, n_out*objects)
     "Build the network `name`, with its whole head, as its library defines it"
     source = model_source(name)
-    if sigmoid and (n_out, objects) != (2, 1): raise ValueError(f'One sigmoid output tells two labels apart, not {n_out*objects} targets: leave `sigmoid` off.')
-    fetch, n_all = pretrained and weights_path is None, 1 if sigmoid else n_out*objects
+    n_all = count_outputs(n_out, objects, sigmoid)
+    fetch = pretrained and weights_path is None
+    if fetch:
+        _check_download(name)
     if source == 'cifake':
-        if fetch: raise ValueError(f'There are no ImageNet weights of {name!r}: name a file in `weights_path`, or leave `pretrained` off.')
         model = build_network(name, n_all, **kwargs)
-    elif source == 'timm': model = timm.create_model(name, pretrained=fetch, num_classes=n_all, **kwargs)
-    elif fetch: raise ValueError(f"torchvision's {name!r} keeps its 1,000 outputs with its weights: use `cifake_learner`, which gives it a new head.")
-    else: model = torchvision.models.get_model(name, num_classes=n_all, **kwargs)
-    if weights_path is not None: load_weights(model, weights_path, next((h for h in _HEADS if hasattr(model, h)), ''))
-    return _ended(model, n_out, objects, sigmoid)
+    elif source == 'timm':
+        model = timm.create_model(name, pretrained=fetch, num_classes=n_all, **kwargs)
+    else:
+        model = torchvision.models.get_model(name, num_classes=n_all, **kwargs)
+    if weights_path is not None:
+        head = next((o for o in _HEADS if hasattr(model, o)), '')
+        load_weights(model, weights_path, head)
+    return end_network(model, n_out, objects, sigmoid)
