@@ -34,7 +34,7 @@ class Item:
 
 def item_file(
     item:Item, # One image
-)->Path: # Its file
+)->object: # Its file, or the picture itself of an item that has none
     "Where an image lies, for `DataBlock(get_x=...)`"
     return item.file
 
