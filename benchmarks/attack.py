@@ -19,7 +19,8 @@ def main(
     "The dataset is found as `find_cifake` finds it: set CIFAKE_PATH. The test is not opened"
     about = circumstances()
     from cifake.measure.robustness import robustness_table
-    from cifake.training.learner import history, train_learner
+    from cifake.training.runs import read_history
+    from cifake.training.train import train_learner
     file = RESULTS/'attack.json'
     values = json.loads(file.read_text()) if file.exists() else {}
     for share in shares.split():
@@ -28,6 +29,6 @@ def main(
             table = robustness_table(learn, split='valid', names=CORRUPTIONS)
             values[f'{recipe} {share}'] = dict(
                 **about, recipe=recipe, attack=float(share), seed=seed,
-                seconds=round(history(learn).seconds.sum(), 1), threshold=learn.report.threshold,
+                seconds=round(read_history(learn).seconds.sum(), 1), threshold=learn.report.threshold,
                 validation=rows_of(table))
             save('attack', values)

@@ -80,7 +80,7 @@ def main(
 
     from cifake.measure.evaluate import calibrate
     from cifake.serve.card import check_card, detector_card
-    from cifake.training.learner import load_run
+    from cifake.training.train import load_run
     card, result = _run(out, RESULTS/f'train-{recipe or name}-{seed}.json')
     learn = load_run(out)
     state = _rounded(learn)

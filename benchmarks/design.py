@@ -149,8 +149,9 @@ def variant(network):
 def measure(network, fields, budget):
     "Train a variant for as long as `budget` lasts, and judge it on validation"
     from cifake.measure.evaluate import evaluate
-    from cifake.training.learner import history, train_learner
     from cifake.training.recipes import get_recipe
+    from cifake.training.runs import read_history
+    from cifake.training.train import train_learner
     register_model(variant(network))
     side, share = (24, 0.75) if 'window' in fields else (32, 1.)
     cost = share*flops_per_image(build(*network), side) + (1 - share)*flops_per_image(build(*network))
@@ -163,7 +164,7 @@ def measure(network, fields, budget):
         card = json.loads((Path(work)/'run'/'recipe.json').read_text())
     flips = learn.report
     with learn.removed_cbs(learn.flip_average): single = evaluate(learn, split='valid')
-    rows = history(learn)
+    rows = read_history(learn)
     return dict(
         recipe=card['recipe'], parameters=sum(o.numel() for o in learn.model.parameters()),
         training_images=len(learn.dls.train_ds), mflop_per_image=round(cost/1e6), epochs=epochs,

@@ -35,7 +35,7 @@ def main(
     from cifake.data.find import find_cifake
     from cifake.measure.evaluate import evaluate
     from cifake.measure.robustness import cross_dataset_table, robustness_table
-    from cifake.training.learner import train_learner
+    from cifake.training.train import train_learner
     with tempfile.TemporaryDirectory() as work:
         names = _halves(sources, Path(work))
         ways = {

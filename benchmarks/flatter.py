@@ -40,7 +40,7 @@ def _run(recipe, epochs, seed):
     "Scores of one training, honest and flattered"
     from cifake.measure.calibration import choose_threshold
     from cifake.measure.evaluate import evaluate
-    from cifake.training.learner import train_learner
+    from cifake.training.train import train_learner
     with tempfile.TemporaryDirectory() as work:
         learn = train_learner(recipe=recipe, epochs=epochs, seed=seed, out=Path(work)/'run', precision='float32',
                               cbs=[_on_test()])

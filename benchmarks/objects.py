@@ -12,9 +12,9 @@ SHARES = 0.01, 0.05, 0.1, 0.5, 1.  # of REAL, for the growth of accuracy
 
 def _network(learn):
     "What a classifier is and how its training went"
-    from cifake.training.learner import history
+    from cifake.training.runs import read_history
     card = json.loads((learn.run_folder/'recipe.json').read_text())
-    rows = history(learn)
+    rows = read_history(learn)
     return dict(
         arch=card['recipe']['arch'], training_images=len(learn.dls.train_ds), seconds=round(rows.seconds.sum(), 1),
         parameters=sum(p.numel() for p in learn.model.parameters()), history=rows.round(5).to_dict('records'))
@@ -22,8 +22,8 @@ def _network(learn):
 
 def _training(learn):
     "How a training on some of REAL went"
-    from cifake.training.learner import history
-    rows = history(learn)
+    from cifake.training.runs import read_history
+    rows = read_history(learn)
     return dict(
         training_images=len(learn.dls.train_ds), bs=learn.dls.train.bs, epochs=len(rows),
         best_epoch=int(rows.valid_loss.idxmin()), seconds=round(rows.seconds.sum(), 1))

@@ -205,7 +205,7 @@ def whole_training(recipe, images, repeats, ways):
     from cifake.data.core import LABELS, OBJECTS
     from cifake.data.find import find_cifake
     from cifake.data.loaders import CIFAKE_STATS, cifake_dls, memory_dls
-    from cifake.training.learner import _learner_of
+    from cifake.training.learner import recipe_learner
     batch_tfms = cifake_tfms(recipe.flip, recipe.shift)
     work = tempfile.TemporaryDirectory()
     whole = memory_dls(find_cifake(), stats=None)
@@ -228,7 +228,7 @@ def whole_training(recipe, images, repeats, ways):
     def measure(name):
         if name == BARE: run = partial(bare_training, recipe, train, valid, CIFAKE_STATS)
         else:
-            learn = _learner_of(loaders[name](), recipe, 0)
+            learn = recipe_learner(loaders[name](), recipe, 0)
 
             def run():
                 with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(recipe.epochs, recipe.lr)
@@ -250,14 +250,14 @@ def inference(repeats):
 
     from cifake.data.find import find_cifake
     from cifake.data.loaders import memory_dls
-    from cifake.training.learner import _learner_of
+    from cifake.training.learner import recipe_learner
     from cifake.training.recipes import get_recipe
     recipe, work = get_recipe('quick', flip_average=False), tempfile.TemporaryDirectory()
     memory = memory_dls(find_cifake(), stats=None, bs=256)
     few, many = memory.valid.items, [*memory.train.items, *memory.valid.items]
     _link([*few, *memory.train.items[::100]], Path(work.name))
     folder = ImageDataLoaders.from_folder(work.name, valid='valid', bs=256)
-    learners = {FOLDER: _learner_of(folder, recipe, 0), MEMORY: _learner_of(memory, recipe, 0)}
+    learners = {FOLDER: recipe_learner(folder, recipe, 0), MEMORY: recipe_learner(memory, recipe, 0)}
 
     def measure(name, items):
         learn = learners[name]

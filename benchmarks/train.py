@@ -29,14 +29,15 @@ def main(
     from cifake.data.loaders import test_dl
     from cifake.explain.interpret import CifakeInterpretation
     from cifake.measure.evaluate import evaluate
-    from cifake.training.learner import history, train_learner
+    from cifake.training.runs import read_history
+    from cifake.training.train import train_learner
     learn = train_learner(recipe=recipe, seed=seed, out=out or Path(tempfile.mkdtemp())/'run')
     whole = time.perf_counter() - start
     report = evaluate(learn)
     single = _without_flips(learn)
     objects = CifakeInterpretation.from_learner(learn, dl=test_dl(learn.dls)).by_object()
     own, child = peak_memory()
-    rows = history(learn)
+    rows = read_history(learn)
     card = json.loads((learn.run_folder/'recipe.json').read_text())
     save(f'train-{recipe}-{seed}', dict(
         **about, recipe=card['recipe'], seed=seed, data_digest=card['data_digest'],

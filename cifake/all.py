@@ -66,12 +66,14 @@ from cifake.measure.evaluate import (
     over_seeds,
 )
 from cifake.training.runs import (
-    history,
     plot_history,
+    read_history,
 )
 from cifake.training.learner import (
     cifake_learner,
     find_lr,
+)
+from cifake.training.train import (
     load_run,
     resume_run,
     train_learner,

@@ -171,8 +171,9 @@ def cifake_data(
     A check compares the number of files in each folder with the official one. It reports files that
     cannot be read, images of another size than 32x32, and byte-identical files inside and across the
     splits. An incomplete copy is reported, but is no error."""
-    from cifake.data.dataset import check_cifake, download_cifake, find_cifake
+    from cifake.data.dataset import check_cifake
     from cifake.data.demo import demo_cifake
+    from cifake.data.find import download_cifake, find_cifake
     actions = dict(find=find_cifake, check=find_cifake, download=download_cifake, demo=demo_cifake)
     if action not in actions: raise ValueError(f'There is no action {action!r}: choose one of {", ".join(actions)}.')
     if path and action in ('download', 'demo'):
@@ -193,9 +194,9 @@ def _keep_top_losses(learn):
     from fastai.torch_core import rank_distrib
 
     from cifake.explain.interpret import CifakeInterpretation
-    from cifake.training.runs import alone
+    from cifake.training.processes import current_processes
     if rank_distrib(): return
-    with alone(): axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
+    with current_processes().alone(): axs = CifakeInterpretation.from_learner(learn).plot_top_losses(18)
     axs.flat[0].figure.savefig(learn.run_folder/'top_losses.png', dpi=120)
 
 def _recipe_in(file):
@@ -243,7 +244,7 @@ def cifake_train(
     Ctrl-C ends a training early and leaves the folder usable; --resume goes on with it."""
     _say_shared()
     from cifake.data.demo import demo_cifake
-    from cifake.training.learner import resume_run, train_learner
+    from cifake.training.train import resume_run, train_learner
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if demo: path = demo_cifake()
     options = dict(recipe=recipe, epochs=epochs, out=out, seed=seed, subset=subset, weights_path=weights_path,
@@ -261,10 +262,10 @@ def cifake_train(
 # %% ../nbs/cli.ipynb #05badbe3
 def _learner(name, path, split):
     "The learner of the run in the folder `name`, or of the package"
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.serve.card import list_detectors
     from cifake.serve.detector import load_pretrained
-    from cifake.training.learner import load_run
+    from cifake.training.train import load_run
     if Path(name).is_dir(): return load_run(name, path, data=path is None or split == 'valid')
     if name in list_detectors(): return load_pretrained(name, path=find_cifake(path))
     raise FileNotFoundError(f'There is no folder {name} of a run, and no network of that name in the package.')
@@ -297,7 +298,7 @@ def _corruptions(learn, path, split, threshold):
 
 def _elsewhere(learn, path, sources, threshold, quality):
     "The table of pictures from elsewhere"
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.robustness import cross_dataset_table
     test = find_cifake(path or learn.dls.path)/'test'
     return cross_dataset_table(learn, _folders_in(sources), test, threshold=threshold, quality=quality).T

@@ -84,7 +84,7 @@ def jupyter(scripts):
 @pytest.fixture(scope='session')
 def trained():
     "The folder of a finished run of `quick` on the demo set, in float32: trained once for all tests and notebooks"
-    from cifake.training.learner import demo_run
+    from cifake.training.train import demo_run
     return demo_run()
 
 

@@ -11,7 +11,7 @@ from fastai.metrics import accuracy
 from timm.optim import Muon, muon
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifake.data.dataset import LABELS, OBJECTS
+from cifake.data.core import LABELS, OBJECTS
 from cifake.data.demo import demo_cifake
 from cifake.data.loaders import cifake_dls, memory_dls
 from cifake.models.networks import CifakeNet, LeNet

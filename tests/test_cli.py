@@ -16,7 +16,7 @@ from cifake import cli
 from cifake.cli import cifake_evaluate, cifake_predict, cifake_train
 from cifake.data.demo import demo_cifake
 from cifake.serve.detector import save_detector
-from cifake.training.learner import load_run
+from cifake.training.train import load_run
 
 COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict', 'cifake-app'
 

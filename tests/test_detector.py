@@ -24,7 +24,7 @@ from cifake.measure.evaluate import evaluate
 from cifake.serve import detector as room
 from cifake.serve.card import box_card, box_file, list_detectors, read_card
 from cifake.serve.detector import COLUMNS, BatchDetector, load_detector, load_pretrained, save_detector
-from cifake.training.learner import load_run
+from cifake.training.train import load_run
 
 ROOT = demo_cifake(n=200)
 FILES = [str(o) for o in sorted((ROOT/'test').rglob('*.jpg'))]

@@ -63,8 +63,9 @@ from cifake.serve.detector import load_detector, save_detector
 from cifake.serve.torch_network import WholeNetwork
 from cifake.training.callbacks import FlipAverage, WeightAverage, muon_arguments
 from cifake.training.compare import StopAfter, cost_of
-from cifake.training.learner import _learner_of, cifake_learner, load_run, resume_run, train_learner
+from cifake.training.learner import cifake_learner, recipe_learner
 from cifake.training.recipes import get_recipe
+from cifake.training.train import load_run, resume_run, train_learner
 
 NETWORKS = {
     'CifakeNet': dict(name='cifakenet'),
@@ -461,7 +462,7 @@ def fitted(device, name, cbs=None):
     recipe = get_recipe(arguments.pop('recipe', 'quick'), **arguments)
     changes = cifake_tfms(recipe.flip, recipe.shift, recipe.attack, recipe.rotate, recipe.zoom)
     dls = loaders.memory_dls(demo_cifake(n=60), bs=16, stats=loaders.CIFAKE_STATS, batch_tfms=changes, device=device)
-    learn = _learner_of(dls, recipe, 0, 'float32', cbs)
+    learn = recipe_learner(dls, recipe, 0, 'float32', cbs)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-3)
     return learn
 

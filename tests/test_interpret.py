@@ -16,7 +16,7 @@ from cifake.data.loaders import test_dl as dl_of_test
 from cifake.explain.interpret import GALLERIES, CifakeInterpretation
 from cifake.explain.maps import cam_maps
 from cifake.measure.evaluate import calibration_of
-from cifake.training.learner import load_run, train_learner
+from cifake.training.train import load_run, train_learner
 
 
 @pytest.fixture(scope='module')

@@ -93,7 +93,7 @@ def test_a_clock_that_jumps_during_a_training(jump, tmp_path, monkeypatch):
 
     from fastai.callback.core import Callback
 
-    from cifake.all import history, train_learner
+    from cifake.all import read_history, train_learner
     real, shift = time.time, [0]
     monkeypatch.setattr(time, 'time', lambda: real() + shift[0])
 
@@ -102,4 +102,4 @@ def test_a_clock_that_jumps_during_a_training(jump, tmp_path, monkeypatch):
 
     for name in 'first', 'second':
         learn = train_learner(demo_cifake(n=60), 'lenet', epochs=2, out=tmp_path/name, cbs=[Jump()], verbose=False)
-        assert history(learn).seconds.between(0, 600).all()
+        assert read_history(learn).seconds.between(0, 600).all()

@@ -9,8 +9,8 @@ import torch
 from fastai.callback.core import Callback
 from safetensors.torch import save_file
 
-from cifake.all import CifakeNet, demo_cifake, get_recipe, history, register_model, resume_run, train_learner
-from cifake.training.learner import RunKeeper
+from cifake.all import CifakeNet, demo_cifake, get_recipe, read_history, register_model, resume_run, train_learner
+from cifake.training.runs import RunKeeper
 
 pytestmark = pytest.mark.slow
 CARD = 'recipe', 'best_epoch', 'epochs_done', 'training_pflop', 'lr', 'status', 'data_digest'
@@ -66,7 +66,7 @@ def imagenet(tmp_path_factory):
 
 
 def same(a, b):
-    assert history(a).drop(columns='seconds').equals(history(b).drop(columns='seconds'))
+    assert read_history(a).drop(columns='seconds').equals(read_history(b).drop(columns='seconds'))
     pairs = zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True)
     assert not [name for (name, x), y in pairs if not torch.equal(x, y)]
     assert a.report == b.report
@@ -82,7 +82,7 @@ def test_stopped_between_epochs(name, imagenet, tmp_path):
     args = dict(subset=300, precision='float32', seed=3, weights_path=imagenet if pretrained else None)
     def losses(): return [Losses(*PATIENCE)] if name == 'patience' else []
     whole = train_learner(demo_cifake(), recipe, out=tmp_path/'whole', cbs=losses(), **args)
-    if name == 'patience': assert len(history(whole)) == 4
+    if name == 'patience': assert len(read_history(whole)) == 4
     for n in stops:
         out = tmp_path/str(n)
         with pytest.raises(KeyboardInterrupt):

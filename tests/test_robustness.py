@@ -216,7 +216,7 @@ def test_a_function_has_no_validation_part():
 
 
 def test_a_network_of_the_box_has_no_validation_part():
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     with pytest.raises(ValueError, match='no validation part'): robustness_table(load_pretrained(), split='valid')
 
 
@@ -234,13 +234,13 @@ def test_one_label_has_no_area_and_no_best_threshold():
 
 @pytest.mark.slow
 def test_a_trained_network_falls_under_blur(trained, data):
-    from cifake.training.learner import load_run
+    from cifake.training.train import load_run
     found = robustness_table(load_run(trained), data, names='blur')
     assert found.accuracy.iloc[-1] < found.accuracy[0] - 0.1
 
 
 def test_a_prediction_depends_on_its_picture_alone(pictures):
-    from cifake.training.learner import load_pretrained
+    from cifake.serve.detector import load_pretrained
     learn = load_pretrained(precision='float32')
     box = as_predictor(learn)
     small = pictures[::20][:12].permute(0, 2, 3, 1).contiguous()

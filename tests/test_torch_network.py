@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cifake.data.demo import demo_cifake
 from cifake.data import loaders
+from cifake.data.demo import demo_cifake
 from cifake.data.pictures import read_picture, to_square
 from cifake.serve.card import box_card, box_file
 from cifake.serve.detector import load_detector, load_pretrained, save_detector

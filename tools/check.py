@@ -188,7 +188,7 @@ def workplace(threads):
 
 def prepare(env):
     "What several parts need: a trained network, and environments that hold the wheel"
-    code = 'from cifake.training.learner import demo_run; print(demo_run())'
+    code = 'from cifake.training.train import demo_run; print(demo_run())'
     result = run(sys.executable, '-W', 'ignore', '-c', code, **env, PYTHONPATH=str(ROOT))
     report_run('a network trained for examples', *result)
     for name, make in (('a fresh environment', fresh_environment), ('one of another Python', other_environment)):

@@ -4,9 +4,7 @@
 
 # %% auto #0
 __all__ = ['OFFICIAL', 'object_of', 'Cifake', 'read_items', 'check_cifake', 'stratified_draw', 'split_items', 'Split',
-           'labelled_files', 'LABELS', 'OBJECTS', 'HANDLE', 'KAGGLE_INPUT', 'available_cores', 'can_share',
-           'cifake_home', 'download_cifake', 'download_pictures', 'find_cifake', 'is_demo', 'map_files',
-           'marked_training', 'other_trainings', 'show_versions']
+           'labelled_files']
 
 # %% ../../nbs/data/dataset.ipynb #6222ac72
 import os
@@ -29,13 +27,6 @@ from scipy.sparse.csgraph import connected_components
 from .core import LABELS, OBJECTS, PICTURE_SUFFIXES, cifake_home, digest_of, map_files, replacing
 from .find import find_cifake, is_demo
 from .pictures import how_read, inspect_picture
-
-# %% ../../nbs/data/dataset.ipynb #b144af2f
-from .core import available_cores, can_share, marked_training, other_trainings, show_versions
-from .find import HANDLE, KAGGLE_INPUT, download_cifake, download_pictures
-
-_all_ = ['LABELS', 'OBJECTS', 'HANDLE', 'KAGGLE_INPUT', 'available_cores', 'can_share', 'cifake_home', 'download_cifake',
-         'download_pictures', 'find_cifake', 'is_demo', 'map_files', 'marked_training', 'other_trainings', 'show_versions']
 
 # %% ../../nbs/data/dataset.ipynb #ebc81482
 OFFICIAL = {'train':50_000, 'test':10_000} # files for each label, Bird & Lotfi 2024, section III

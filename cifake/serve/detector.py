@@ -255,7 +255,7 @@ def load_pretrained(
     "A detector of the package as a fastai learner; `ValueError` for an unknown name"
     from fastai.data.transforms import Normalize
 
-    from cifake.data.dataset import find_cifake
+    from cifake.data.find import find_cifake
     from cifake.measure.learners import Calibrated
     from cifake.models.registry import read_weights
     from cifake.training.learner import blank_dls, recipe_learner, recipe_loaders

@@ -27,7 +27,7 @@ from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.augment import random_windows
-from ..data.dataset import OBJECTS
+from ..data.core import OBJECTS
 from ..models.networks import WhitenedConv, fold_objects
 
 # %% ../../nbs/training/callbacks.ipynb #51250cae

@@ -6,37 +6,30 @@
 __all__ = ['PAPER_SPACES', 'with_settings', 'search_recipe', 'best_recipe', 'plot_search']
 
 # %% ../../nbs/training/search.ipynb #040e7253
-import inspect, json, os, platform, tempfile, time
+import inspect
+import os
+import platform
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-import matplotlib.pyplot as plt, numpy as np
+
+import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
-from .learner import _items_digest, train_learner
-from ..data.loaders import training_items
+
+from ..data.core import items_digest, json_values
+from ..data.dataset import Cifake, Split
+from ..data.items import training_items
 from ..models.registry import create_model, model_source
+from .processes import refuse_several
 from .recipes import Recipe, get_recipe
-from .runs import history, refuse_several
-
-# %% ../../nbs/training/search.ipynb #16ed77df
-def _arguments_of(recipe):
-    "Names of the arguments of the recipe's network, where they can be set"
-    if model_source(recipe.arch) != 'cifake' and recipe.head != 'own': return []
-    return [o for o in inspect.signature(type(create_model(recipe.arch))).parameters if o != 'n_out']
-
-def _check_space(recipe, space):
-    "Refuse a space that names what there is not, or offers what does not fit"
-    known = [f.name for f in fields(Recipe)] + _arguments_of(recipe)
-    if not space: raise ValueError('The space is empty: name fields of the recipe, such as `dict(lr=(1e-4, 1e-1, "log"))`.')
-    for name,values in space.items():
-        if name not in known:
-            near = get_close_matches(name, known, 1, 0.5)
-            raise ValueError(f'{name!r} is neither a field of a recipe nor an argument of {recipe.arch!r} that can be set with the head {recipe.head!r}.' + (f' Nearest: {near[0]}.' if near else ''))
-        if not values or not isinstance(values, (list, tuple)) or isinstance(values, tuple) and not (len(values) in (2, 3) and values[0] < values[1] and values[2:] in ((), ('log',))):
-            raise ValueError(f'The space of {name!r} is {values!r}: give a list of choices, or (lowest, highest), or (lowest, highest, "log").')
-        for value in values if isinstance(values, list) else values[:2]: with_settings(recipe, {name: value}) # as the recipe says what it refuses
+from .runs import read_history
+from .train import train_learner
 
 # %% ../../nbs/training/search.ipynb #163759df
 def with_settings(
@@ -44,106 +37,175 @@ def with_settings(
     settings:dict, # Values by name of a field of the recipe, or of an argument of its network
 )->Recipe: # The changed one
     "`recipe` with other settings, of its own or of its network"
-    own = {f.name for f in fields(Recipe)}
-    network = {k: v for k,v in settings.items() if k not in own}
-    return replace(recipe, **{k: v for k,v in settings.items() if k in own}, **({'model_args': {**recipe.model_args, **network}} if network else {}))
+    known = {f.name for f in fields(Recipe)}
+    own = {k: v for k,v in settings.items() if k in known}
+    network = {k: v for k,v in settings.items() if k not in known}
+    if network: own['model_args'] = {**recipe.model_args, **network}
+    return replace(recipe, **own)
 
 # %% ../../nbs/training/search.ipynb #bfce7f4f
-PAPER_SPACES = (dict(layers=[1, 2, 3], filters=[16, 32, 64, 128]), dict(dense_layers=[1, 2, 3], neurons=[32, 64, 128, 256, 512, 1024, 2048, 4096]))
+PAPER_SPACES = (
+    dict(layers=[1, 2, 3], filters=[16, 32, 64, 128]),
+    dict(dense_layers=[1, 2, 3], neurons=[32, 64, 128, 256, 512, 1024, 2048, 4096]))
+
+# %% ../../nbs/training/search.ipynb #16ed77df
+def _arguments_of(recipe):
+    "Names of the arguments of the recipe's network, where they can be set"
+    if model_source(recipe.arch) != 'cifake' and recipe.head != 'own': return []
+    return [o for o in inspect.signature(type(create_model(recipe.arch))).parameters if o != 'n_out']
+
+def _is_range(values):
+    "Whether `values` are a lowest and a highest value, and perhaps `'log'`"
+    if not isinstance(values, tuple) or len(values) not in (2, 3): return False
+    return values[0] < values[1] and values[2:] in ((), ('log',))
+
+def _check_space(recipe, space):
+    "Refuse a space that names what there is not, or offers what does not fit"
+    known = [f.name for f in fields(Recipe)] + _arguments_of(recipe)
+    if not space:
+        raise ValueError('The space is empty: name fields of the recipe, such as `dict(lr=(1e-4, 1e-1, "log"))`.')
+    for name,values in space.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1, 0.5)
+            raise ValueError(
+                f'{name!r} is neither a field of a recipe nor an argument of {recipe.arch!r} that can be set with the '
+                f'head {recipe.head!r}.' + (f' Nearest: {near[0]}.' if near else ''))
+        if not (_is_range(values) or isinstance(values, list) and values):
+            raise ValueError(
+                f'The space of {name!r} is {values!r}: give a list of choices, or (lowest, highest), or (lowest, '
+                'highest, "log").')
+        choices = values if isinstance(values, list) else values[:2]
+        for value in choices: with_settings(recipe, {name: value}) # the recipe refuses what it cannot take
 
 # %% ../../nbs/training/search.ipynb #be59d535
 def _optuna():
-    try: import optuna, optuna_integration
+    "Optuna and its integration of fastai"
+    try:
+        import optuna
+        import optuna_integration
     except ImportError as e: raise ImportError('A search needs Optuna: pip install "cifake[search]".') from e
     return optuna, optuna_integration
 
 def _proposed(trial, name, values):
     "What the trial proposes for the setting `name`"
     if isinstance(values, list): return trial.suggest_categorical(name, values)
-    suggest = trial.suggest_int if all(isinstance(o, int) for o in values[:2]) else trial.suggest_float
-    return suggest(name, *values[:2], log=values[2:] == ('log',))
+    low, high = values[:2]
+    whole = isinstance(low, int) and isinstance(high, int)
+    suggest = trial.suggest_int if whole else trial.suggest_float
+    return suggest(name, low, high, log='log' in values)
 
-_CLASHES = 'OperationalError', 'ProgrammingError', 'IntegrityError', 'StorageInternalError' # of SQLAlchemy and of Optuna
+_CLASHES = 'OperationalError', 'ProgrammingError', 'IntegrityError', 'StorageInternalError' # of SQLAlchemy and Optuna
 
 def _create_study(optuna, tries=8, **kwargs):
-    "The study, also where several processes make the tables of a new database at the same moment, which Optuna leaves to luck"
+    "The study; several processes may make the tables of a new database at the same moment, so we try again"
     for i in range(tries):
         try: return optuna.create_study(direction='maximize', load_if_exists=True, **kwargs)
         except Exception as e:
             if type(e).__name__ not in _CLASHES or i == tries - 1: raise
             time.sleep(0.1*2**i*np.random.default_rng().uniform(0.5, 1))
 
-def _same_request(study, **request):
-    "Keep what the study is asked, or refuse a study that was asked something else"
-    request = json.loads(json.dumps(request))
+def _keep_request(study, **request):
+    "Store the request in the study, or refuse a study of another request"
+    request = json_values(request)
     kept = study.user_attrs.get('request')
     if kept is None: return study.set_user_attr('request', request)
-    for name in [o for o in request if kept.get(o) != request[o]]:
-        told = f'other {name}' if name in ('recipe', 'images') else f'the {name} {kept.get(name)}, and {request[name]} is asked for'
-        raise ValueError(f'The study {study.study_name!r} was begun with {told}: give this one another `name`.')
+    for name,wanted in request.items():
+        if kept.get(name) == wanted: continue
+        how = f'other {name}' if name in ('recipe', 'images') else f'the {name} {kept.get(name)}, not {wanted}'
+        raise ValueError(f'The study {study.study_name!r} was begun with {how}: give this one another `name`.')
 
 # %% ../../nbs/training/search.ipynb #6e25e0d4
-def _combinations(space): return [dict(zip(space, o)) for o in product(*space.values())]
+def _combinations(space):
+    "Every combination of the choices in `space`"
+    return [dict(zip(space, o, strict=True)) for o in product(*space.values())]
 
-def _left(study, over, space):
-    "The combinations of a grid of which no trial has come to an end"
-    ended = [o.params for o in study.get_trials(deepcopy=False, states=over)]
-    return [o for o in _combinations(space) if o not in ended]
+def _open_combinations(study, ended, space):
+    "The combinations of a grid of which no trial has ended"
+    tried = [o.params for o in study.get_trials(deepcopy=False, states=ended)]
+    return [o for o in _combinations(space) if o not in tried]
 
-def _grid_sampler(optuna, over, space, seed):
-    "A sampler that proposes what is left of a grid, what nobody is at first"
-    class GridLeft(optuna.samplers.BaseSampler):
-        def infer_relative_search_space(self, study, trial): return {k: optuna.distributions.CategoricalDistribution(v) for k,v in space.items()}
+def _grid_sampler(optuna, ended, space, seed):
+    "A sampler that proposes what is open of a grid, first what no process is running"
+    running = (optuna.trial.TrialState.RUNNING,)
+    class OpenGrid(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, study, trial):
+            return {k: optuna.distributions.CategoricalDistribution(v) for k,v in space.items()}
         def sample_relative(self, study, trial, search_space):
-            running = [o.params for o in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)) if o.number != trial.number]
-            left = _left(study, over, space) or _combinations(space)
-            some = [o for o in left if o not in running] or left
-            return some[np.random.default_rng((seed, trial.number)).integers(len(some))]
-        def sample_independent(self, study, trial, name, distribution): raise ValueError(f'The grid has no setting {name!r}.')
-    return GridLeft()
+            others = study.get_trials(deepcopy=False, states=running)
+            taken = [o.params for o in others if o.number != trial.number]
+            left = _open_combinations(study, ended, space) or _combinations(space)
+            free = [o for o in left if o not in taken] or left
+            return free[np.random.default_rng((seed, trial.number)).integers(len(free))]
+        def sample_independent(self, study, trial, name, distribution):
+            raise ValueError(f'The grid has no setting {name!r}.')
+    return OpenGrid()
 
 # %% ../../nbs/training/search.ipynb #66459781
 def _objective(integration, recipe, space, prune, **kwargs):
     "A function from a trial to the accuracy of the epoch that its run keeps"
+    prune = prune and recipe.schedule != 'fine_tune'
     def objective(trial):
         trial.set_user_attr('process', f'{platform.node()} {os.getpid()}')
-        setting = with_settings(recipe, {k: _proposed(trial, k, v) for k,v in space.items()})
-        cbs = [integration.FastAIPruningCallback(trial, 'accuracy')] if prune and recipe.schedule != 'fine_tune' else []
-        with tempfile.TemporaryDirectory() as folder: rows = history(train_learner(recipe=setting, out=Path(folder)/'run', verbose=False, cbs=cbs, **kwargs))
+        settings = {k: _proposed(trial, k, v) for k,v in space.items()}
+        cbs = [integration.FastAIPruningCallback(trial, 'accuracy')] if prune else []
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)/'run'
+            learn = train_learner(recipe=with_settings(recipe, settings), out=out, verbose=False, cbs=cbs, **kwargs)
+            rows = read_history(learn)
         return float(rows.accuracy[rows.valid_loss.idxmin()])
     return objective
+
+def _optimize(optuna, study, objective, trials, ended, grid):
+    "Run trials until `trials` have ended, or every combination of the space `grid`, where there is one"
+    def all_tried(): return grid is not None and not _open_combinations(study, ended, grid)
+    def stop_if_all_tried(study, trial):
+        if all_tried(): study.stop()
+    if len(study.get_trials(deepcopy=False, states=ended)) >= trials or all_tried(): return
+    enough = optuna.study.MaxTrialsCallback(trials, states=ended)
+    study.optimize(objective, callbacks=[enough, stop_if_all_tried])
+
+@contextmanager
+def _quietly(optuna):
+    "Let Optuna report warnings alone"
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try: yield
+    finally: optuna.logging.set_verbosity(level)
 
 # %% ../../nbs/training/search.ipynb #f3a31ffa
 def search_recipe(
     recipe:str|Recipe='quick', # Name in `RECIPES`, or a `Recipe`
-    space:dict=None, # Choices by name: a list, (lowest, highest), or (lowest, highest, 'log'); None searches batch size and rate
-    path:str|Path|None=None, # Folder or zip of the dataset; None looks in the usual places
-    trials:int=20, # Trials of the study, given up ones included
-    storage:str=None, # Database of the study, such as `sqlite:///study.db`, to stop and go on, or for several processes; None keeps it in memory
+    space:dict=None, # A list, (lowest, highest) or (lowest, highest, 'log') by name; None searches batch size and rate
+    path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None looks in the usual places
+    trials:int=20, # Trials of the study, pruned ones included
+    storage:str=None, # Database, such as `sqlite:///study.db`, to go on later or in several processes; None is memory
     name:str=None, # Name of the study in `storage`; None takes the recipe's
-    grid:bool=False, # Try every combination of a space of lists, until each has come to an end once
-    prune:bool=True, # Give up trials that are behind
-    seed:int=42, # Of the validation split and the training; and of the proposals, where there is no `storage`
+    grid:bool=False, # Try every combination of a space of lists, until each has ended once
+    prune:bool=True, # Stop trials that are behind
+    seed:int=42, # Of the validation split and the training; without `storage` also of the proposals
     subset:float|int|None=None, # Share (float) or number (int) of training images; None uses all
     **overrides:object, # Fields of the recipe to change, such as `epochs=1`
 )->object: # optuna `Study`, whose direction is up
-    "Search settings of a recipe by accuracy on validation; `ValueError` for a space that does not fit the recipe, or a study of another request, `ImportError` without Optuna"
+    "Search settings of a recipe by accuracy on validation; `ValueError` for a space that does not fit the recipe"
     refuse_several('search_recipe')
     optuna, integration = _optuna()
-    chosen, space = get_recipe(recipe, **overrides), space or dict(bs=[32, 64, 128, 256], lr=(1e-4, 3e-2, 'log'))
+    chosen = get_recipe(recipe, **overrides)
+    space = space or dict(bs=[32, 64, 128, 256], lr=(1e-4, 3e-2, 'log'))
     _check_space(chosen, space)
-    if grid and not all(isinstance(o, list) for o in space.values()): raise ValueError('A grid needs a list of choices for every setting.')
-    over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    sampler = _grid_sampler(optuna, over, space, seed) if grid else optuna.samplers.TPESampler(seed=None if storage else seed, constant_liar=True)
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    if grid and not all(isinstance(o, list) for o in space.values()):
+        raise ValueError('A grid needs a list of choices for every setting.')
+    data = Cifake(path)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    sampler = optuna.samplers.TPESampler(seed=None if storage else seed, constant_liar=True)
+    if grid: sampler = _grid_sampler(optuna, ended, space, seed)
+    objective = _objective(integration, chosen, space, prune, path=data, seed=seed, subset=subset)
+    with _quietly(optuna):
         study = _create_study(optuna, storage=storage, sampler=sampler, study_name=name or chosen.name)
-        _same_request(study, recipe=asdict(replace(chosen, note='', source='', reported='', deviations='')), space={k: repr(v) for k,v in space.items()}, images=_items_digest(training_items(path, seed=seed)), subset=subset, seed=seed)
-        def ended(): return len(study.get_trials(deepcopy=False, states=over)) >= trials or grid and not _left(study, over, space)
-        objective = _objective(integration, chosen, space, prune, path=path, seed=seed, subset=subset)
-        if not ended(): study.optimize(objective, callbacks=[lambda study, trial: study.stop() if ended() else None])
-    finally: optuna.logging.set_verbosity(level)
+        _keep_request(
+            study, recipe=asdict(replace(chosen, note='', source='', reported='', deviations='')),
+            space={k: repr(v) for k,v in space.items()}, images=items_digest(training_items(data, Split(seed=seed))),
+            subset=subset, seed=seed)
+        _optimize(optuna, study, objective, trials, ended, space if grid else None)
     return study
 
 # %% ../../nbs/training/search.ipynb #a1ac8a1d
@@ -164,13 +226,16 @@ def plot_search(
     trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     if len(trials) < 2: raise ValueError(f'{len(trials)} trial(s) of this study are finished: two are needed.')
     if axs is None: _, axs = plt.subplots(1, 2, figsize=(8,2.8), layout='constrained')
+    scores, shares = axs
+    numbers = [o.number for o in trials]
     values = [o.value for o in trials]
-    axs[0].plot([o.number for o in trials], values, 'o', label='a trial')
-    axs[0].step([o.number for o in trials], [max(values[:i+1]) for i in range(len(values))], where='post', label='best so far')
-    axs[0].set(xlabel='trial', ylabel='accuracy on validation')
-    axs[0].legend(fontsize=8)
-    weights = optuna.importance.get_param_importances(study) if max(values) > min(values) else dict.fromkeys(study.best_params, 0.)
-    axs[1].barh(list(weights), list(weights.values()))
-    axs[1].invert_yaxis()
-    axs[1].set(xlabel='share of the variance', xlim=(0, 1))
+    scores.plot(numbers, values, 'o', label='a trial')
+    scores.step(numbers, np.maximum.accumulate(values), where='post', label='best so far')
+    scores.set(xlabel='trial', ylabel='accuracy on validation')
+    scores.legend(fontsize=8)
+    if max(values) > min(values): weights = optuna.importance.get_param_importances(study)
+    else: weights = dict.fromkeys(study.best_params, 0.)
+    shares.barh(list(weights), list(weights.values()))
+    shares.invert_yaxis()
+    shares.set(xlabel='share of the variance', xlim=(0, 1))
     return axs
