@@ -172,8 +172,8 @@ def cifake_data(
     cannot be read, images of another size than 32x32, and byte-identical files inside and across the
     splits. An incomplete copy is reported, but is no error."""
     from cifake.data.dataset import check_cifake
-    from cifake.data.find import download_cifake, find_cifake
     from cifake.data.demo import demo_cifake
+    from cifake.data.find import download_cifake, find_cifake
     actions = dict(find=find_cifake, check=find_cifake, download=download_cifake, demo=demo_cifake)
     if action not in actions: raise ValueError(f'There is no action {action!r}: choose one of {", ".join(actions)}.')
     if path and action in ('download', 'demo'):

@@ -25,6 +25,7 @@ from cifake.data.core import (
     json_values,
     map_files,
     plain,
+    project_url,
     replacing,
     show_versions,
     to_json,
@@ -146,3 +147,14 @@ def test_a_package_that_is_missing_or_too_old_is_named():
 def test_a_checkout_that_is_not_installed_says_so():
     with patch('importlib.metadata.requires', side_effect=metadata.PackageNotFoundError('cifake')):
         with pytest.raises(ImportError, match='on the path but not installed'): show_versions()
+
+
+def test_an_address_is_that_of_the_installed_package():
+    urls = ['Repository, https://github.com/someone/cifake', 'Documentation, https://someone.github.io/cifake']
+    with patch('importlib.metadata.metadata', lambda name: SimpleNamespace(get_all=lambda key: urls)):
+        assert project_url('Documentation') == 'https://someone.github.io/cifake'
+        assert project_url('Issues') == ''
+    with patch('importlib.metadata.metadata', lambda name: SimpleNamespace(get_all=lambda key: None)):
+        assert project_url('Repository') == ''
+    with patch('importlib.metadata.metadata', side_effect=metadata.PackageNotFoundError):
+        assert project_url('Repository') == ''

@@ -41,7 +41,6 @@ print(round(peak() - before), size)"""
     ('GIF', 'P', 6324, {}),
     ('BMP', 'P', 6324, {}),
     ('TIFF', 'RGBA', 4472, dict(compression='tiff_lzw', strip_size=10**9)),
-    ('TIFF', 'F', 4472, {}),
     ('WEBP', 'RGB', 3464, {}),
     ('AVIF', 'RGB', 3872, dict(speed=10))])
 def test_memory_for_the_largest_pictures(kind, mode, side, options, tmp_path):

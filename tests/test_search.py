@@ -190,7 +190,8 @@ def test_a_study_goes_on_to_its_number_and_not_beyond(small):
 
 
 @pytest.mark.parametrize('change', [
-    dict(space=dict(lr=(1e-4, 1e-3))), dict(epochs=4), dict(subset=20), dict(seed=1), dict(path=demo_cifake)], ids=lambda change: next(iter(change)))
+    dict(space=dict(lr=(1e-4, 1e-3))), dict(epochs=4), dict(subset=20), dict(seed=1), dict(path=demo_cifake)],
+    ids=lambda change: next(iter(change)))
 def test_another_request_to_a_study_is_refused(change, small):
     asked = dict(recipe='mlp', space=dict(lr=(1e-4, 1e-2)), storage='sqlite:///study.db', trials=1, **small)
     if 'path' in change: change = dict(path=demo_cifake(n=200))

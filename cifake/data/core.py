@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'PICTURE_SUFFIXES', 'progress', 'cifake_home', 'replacing', 'write_file', 'digest_of',
            'file_digest', 'items_digest', 'plain', 'to_json', 'json_values', 'available_cores', 'can_share',
-           'map_files', 'marked_training', 'other_trainings', 'show_versions']
+           'map_files', 'marked_training', 'other_trainings', 'show_versions', 'project_url']
 
 # %% ../../nbs/data/core.ipynb #dd253751
 import hashlib
@@ -219,3 +219,15 @@ def show_versions()->None:
     versions = {o: metadata.version(o) for o in ('cifake', 'fastai', 'timm', 'torch')}
     versions['python'] = platform.python_version()
     print(', '.join(f'{name} {version}' for name, version in versions.items()))
+
+# %% ../../nbs/data/core.ipynb #cf9a1499
+def project_url(
+    label:str, # `Repository` or `Documentation`
+)->str: # The address, or '' where the installed package names none
+    "An address of this project, from the metadata of the installed package"
+    try:
+        urls = metadata.metadata('cifake').get_all('Project-URL') or []
+    except metadata.PackageNotFoundError: # a copy that is not installed
+        return ''
+    found = [url.partition(', ')[2] for url in urls if url.partition(', ')[0] == label]
+    return found[0] if found else ''

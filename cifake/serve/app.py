@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..data.core import project_url
 from ..data.demo import demo_cifake
 from ..explain.verdict import CHANGES, occlusion_map, plot_stability, stability
 from .detector import Detector, load_detector
@@ -198,8 +199,14 @@ def judge_many(
 _HEAD = """# Is it generated?
 
 This page asks the detector **{name}**. {use} On other pictures, such as yours, it may be no better than chance.
-**A verdict is no evidence about any picture or person.**
-[What such detectors cannot do](https://OWNER.github.io/cifake/explanations/limits.html)."""
+**A verdict is no evidence about any picture or person.**"""
+
+def _head(detector):
+    "What the page says first"
+    text = _HEAD.format(name=detector.name, use=detector.card.get('intended_use') or USE)
+    site = project_url('Documentation')
+    if not site: return text
+    return f"{text}\n[What such detectors cannot do]({site.rstrip('/')}/explanations/limits.html)."
 
 def _example_field(gr, picture, folder):
     "Four images of the demo set, of which the one chosen is put into the field `picture`"
@@ -251,7 +258,7 @@ def build_app(
     detector = detector or load_detector()
     folder = tempfile.TemporaryDirectory(prefix='cifake-app-')
     with gr.Blocks(title='Is it generated?', analytics_enabled=False, delete_cache=(keep, keep)) as app:
-        gr.Markdown(_HEAD.format(name=detector.name, use=detector.card.get('intended_use') or USE))
+        gr.Markdown(_head(detector))
         with gr.Tab('One picture'): _one_tab(gr, detector, folder.name)
         with gr.Tab('Many'): _many_tab(gr, detector, most_files, folder.name)
         with gr.Tab('About'): gr.Markdown(model_card(detector.card).text)

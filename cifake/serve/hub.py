@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..data.core import project_url
 from ..measure.metrics import MEASURES
 from .card import detector_file, read_card
 from .detector import Detector, load_detector
@@ -27,7 +28,7 @@ _PAGE = """---
 # {{ name }}
 
 A detector of AI-generated images (FAKE) against photographs (REAL),
-trained with [cifake](https://github.com/OWNER/cifake).
+trained with {{ library }}.
 {% for note in notes %}
 {{ note }}
 {% endfor %}
@@ -157,8 +158,10 @@ def model_card(
     scores = card.get('scores', {})
     notes = {o['note'] for split in scores.values() for o in split.values() if isinstance(o, dict) and o.get('note')}
     low, high = card['calibration']['unsure']
+    address = project_url('Repository')
     return ModelCard.from_template(
-        _page_data(card), template_str=_PAGE, name=' '.join(card['name'].split()), repo_id=repo_id, notes=sorted(notes),
+        _page_data(card), template_str=_PAGE, library=f'[cifake]({address})' if address else 'cifake',
+        name=' '.join(card['name'].split()), repo_id=repo_id, notes=sorted(notes),
         threshold=card['calibration']['threshold'], low=low, high=high, facts=_facts(card), scores=_scores(card),
         tested='test' in scores, corruptions=_corruptions(card), intended_use=card.get('intended_use') or USE)
 
