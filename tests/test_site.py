@@ -44,10 +44,14 @@ def test_it_is_built_whole(built):
     assert again.returncode == 0, again.stdout
 
 
+WITHOUT_PICTURE = {'core', 'find', 'items', 'learners', 'processes', 'layers'}  # what they show is text and tables
+
+
 def test_every_page_shows_outputs_and_pictures(built):
     for page in built.rglob('*.html'):
         text = page.read_text(encoding='utf-8')
-        assert 'class="cell-output' in text and 'src="data:image/png' in text, page.name
+        assert 'class="cell-output' in text, page.name
+        if page.stem not in WITHOUT_PICTURE: assert 'src="data:image/png' in text, page.name
 
 
 def standing_alone():
