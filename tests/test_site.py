@@ -145,10 +145,12 @@ def test_the_link_check_finds_what_is_broken(tmp_path):
         '<a href="sub/page.html#here">ok</a><a href="sub/page.html#there">no</a><a href="gone.html">no</a>'
         '<img src="gone.png"><a href="https://example.org/x">not looked at</a>')
     (tmp_path/'sub'/'page.html').write_text(
-        '<h2 id="here">x</h2><a href="../index.html">ok</a><a href="../../out.html">no</a>')
+        '<h2 id="here">x</h2><a href="../index.html">ok</a><a href="../../out.html">no</a>'
+        '<p>[<a href="../index.html"><code>x</code></a>](../index.ipynb) <pre>[`x`](y.ipynb)</pre>')
     tool = site_tool()
     found = tool.broken_links(tmp_path)
     assert [line.split(' ')[1] for line in found] == ['sub/page.html#there', 'gone.html', 'gone.png', '../../out.html']
+    assert tool.unread_links(tmp_path) == ['sub/page.html: ](../index.ipynb) is not read as a link']
     assert any('train_learner has no signature' in line for line in tool.undocumented(tmp_path))
     assert 'data/core.html: LABELS is not shown' in tool.undocumented(tmp_path)
 

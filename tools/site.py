@@ -175,6 +175,16 @@ def broken_links(site=SITE):
     return found
 
 
+def unread_links(site=SITE):
+    "A line for each link of a page that was not read as one, such as a link around a name that has its own"
+    found = []
+    for file in sorted(site.rglob('*.html')):
+        text = re.sub(r'<(pre|script)\b.*?</\1>', '', file.read_text(encoding='utf-8'), flags=re.DOTALL)
+        for target in re.findall(r'\]\(([^)\s<]*\.ipynb[^)\s<]*)\)', plain(text)):
+            found.append(f'{file.relative_to(site).as_posix()}: ]({target}) is not read as a link')
+    return found
+
+
 def public_names():
     "The public names and the page of each, read from the imports of `cifake/all.py`"
     tree = ast.parse((ROOT/'cifake'/'all.py').read_text(encoding='utf-8'))
@@ -224,7 +234,7 @@ def main():
     subprocess.run([sys.executable, 'tools/readme.py'], check=True)
     process()
     names = settle(get_config(ROOT).doc_url.rstrip('/'))
-    problems = [*render(), *broken_links(), *undocumented()]
+    problems = [*render(), *broken_links(), *unread_links(), *undocumented()]
     print('\n'.join([*problems, f'{len(names)} pages in {SITE.relative_to(ROOT)}/, {len(problems)} thing(s) broken']))
     if args.serve: serve(args.port)
     sys.exit(bool(problems))
