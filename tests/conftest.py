@@ -16,14 +16,10 @@ SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'bu
 LONGEST = 'test_tutorials', 'test_distributed', 'test_site'
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Mark what is slow by the fixtures it asks for, and let the longest files begin.
-
-    Tests of one file stay in one process, since they share a page or a site; those marked `apart` go anywhere."""
+    "Mark what is slow by the fixtures it asks for, and let the longest files begin"
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames): item.add_marker('slow')
-        if not item.get_closest_marker('apart'): item.add_marker(pytest.mark.xdist_group(item.module.__name__))
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.module.__name__, len(rank)))
 

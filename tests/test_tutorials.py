@@ -39,7 +39,6 @@ def execute(scripts, notebook, folder, change=lambda source: source, fails=False
     return ''.join(''.join(text) for text in printed)
 
 
-@pytest.mark.apart
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
 def test_alone_in_an_empty_folder(jupyter, notebook, tmp_path):
     text = execute(jupyter, notebook, tmp_path)
@@ -59,7 +58,6 @@ def on_kaggle(folder):
 def switched_on(source): return source.replace('FULL = False', 'FULL = True')
 
 
-@pytest.mark.apart
 def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
     attached = tmp_path/'input'/'cifake-real-and-ai-generated-synthetic-images'
     draw = f'p = cifake.data.demo.demo_cifake({str(attached)!r}, n=200)'
@@ -74,7 +72,6 @@ def test_kaggle_finds_the_attached_dataset(jupyter, tmp_path):
     assert int(images) == 40, 'a tenth of 400 attached images is the validation part'
 
 
-@pytest.mark.apart
 def test_kaggle_without_a_dataset_says_what_to_do(jupyter, tmp_path):
     quickstart = ROOT/'nbs'/'tutorials'/'quickstart.ipynb'
     error = execute(jupyter, quickstart, tmp_path, switched_on, fails=True, **on_kaggle(tmp_path),

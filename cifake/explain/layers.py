@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 
 import numpy as np
 import pandas as pd
@@ -223,7 +224,7 @@ def map_layers(
         to_maps = positions_of(model, x.shape[2:])
         def add_row(name, module, _, out):
             maps = to_maps(module, out)
-            if name and maps is not None and maps.shape[2:].numel() > 1:
+            if name and maps is not None and prod(maps.shape[2:]) > 1:
                 block = any(True for _ in module.children())
                 rows.append((name, type(module).__name__, *maps.shape[1:], block))
         hooks = {module: partial(add_row, name) for name,module in model.named_modules()}
