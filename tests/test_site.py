@@ -241,7 +241,8 @@ def test_module_page_with_its_pictures(visit, tmp_path):
     pictures = page.evaluate(PICTURES)
     assert len(pictures) >= 5 and all(pictures)
     assert page.locator('h3', has_text='CifakeInterpretation.plot_top_losses').count() == 1
-    assert page.locator('a', has_text=re.compile("^source$")).count() == 0, 'no repository is named, so there is no source to link to'
+    sources = page.locator('a', has_text=re.compile('^source$'))
+    assert sources.count() == 0, 'no repository is named, so there is no source to link to'
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
