@@ -28,7 +28,7 @@ class BatchFlip(RandTransform):
 
 # %% ../../nbs/data/augment.ipynb #e00ffb47
 def _gather(x, rows, columns):
-    "Of each image of `x` the pixels at its `rows` (n, h) and `columns` (n, w)"
+    "The pixels of each image of `x` at its `rows` (n, h) and `columns` (n, w)"
     each = torch.arange(len(x), device=x.device)[:, None, None]
     channels_last = x.permute(0, 2, 3, 1) # a pixel's channels move together, which is quickest
     return channels_last[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
@@ -101,7 +101,7 @@ class RandomBlur(_Attack):
     def __init__(self,
         low:float=0.1, # Smallest standard deviation, in pixels; at least 0.1
         high:float=1.2, # Largest standard deviation, in pixels; at most 3
-        share:float=0.5, # Part of the images that are changed, in [0, 1]
+        share:float=0.5, # Probability that an image is changed, in [0, 1]
     ):
         super().__init__(low, high, share)
     def change(self, x:torch.Tensor, sigma:float)->torch.Tensor:
@@ -115,7 +115,7 @@ class RandomResample(_Attack):
     def __init__(self,
         low:float=0.5, # Smallest scale in between, at least 0.1
         high:float=0.95, # Largest scale in between, at most 1
-        share:float=0.5, # Part of the images that are changed, in [0, 1]
+        share:float=0.5, # Probability that an image is changed, in [0, 1]
     ):
         super().__init__(low, high, share)
     def change(self, x:torch.Tensor, scale:float)->torch.Tensor:
@@ -132,7 +132,7 @@ class RandomNoise(_Attack):
     def __init__(self,
         low:float=0.01, # Smallest standard deviation, for pixels in [0, 1]; at least 0
         high:float=0.1, # Largest standard deviation, for pixels in [0, 1]; at most 0.5
-        share:float=0.5, # Part of the images that are changed, in [0, 1]
+        share:float=0.5, # Probability that an image is changed, in [0, 1]
     ):
         super().__init__(low, high, share)
     def change(self, x:torch.Tensor, sigma:float)->torch.Tensor:
@@ -145,7 +145,7 @@ class RandomJPEG(_Attack):
     def __init__(self,
         low:int=30, # Lowest quality, from 1 to 100
         high:int=95, # Highest quality, from 1 to 100
-        share:float=0.5, # Part of the images that are changed, in [0, 1]
+        share:float=0.5, # Probability that an image is changed, in [0, 1]
     ):
         super().__init__(low, high, share)
     def change(self, x:torch.Tensor, quality:float)->torch.Tensor:
@@ -154,7 +154,7 @@ class RandomJPEG(_Attack):
 
 # %% ../../nbs/data/augment.ipynb #3e628352
 class _InTraining(RandTransform):
-    "A transform of fastai for training batches only; by itself, an affine one resamples validation images too"
+    "Limit a transform of fastai to training batches; an affine one would resample validation images too"
     split_idx = 0
     def __init__(self, change):
         super().__init__(p=1.)
@@ -170,7 +170,7 @@ def cifake_tfms(
     rotate:float=0., # Largest rotation, in degrees; 0 for none
     zoom:float=0., # Largest zoom, in or out, as a share of the side, in [0, 1); 0 for none
 )->list: # fastai batch transforms, for training batches only
-    "Batch augmentations; flips and shifts alone resample nothing, rotation and zoom are fastai's, which do"
+    "Batch augmentations: flips and shifts keep whole pixels; rotation and zoom, by fastai, resample"
     tfms, affine = [], []
     if flip:
         tfms.append(BatchFlip())

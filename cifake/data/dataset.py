@@ -58,7 +58,7 @@ def _listing(root):
     return pd.DataFrame(sorted(rows), columns=['path', 'size', 'changed'])
 
 def _cache_files(root):
-    "Where the table of `root` may be kept, best first"
+    "Where the table of `root` may be cached, best first"
     key = digest_of(str(root.resolve()), 8)
     return [root/'.cifake-items.csv', cifake_home()/'items'/f'{key}.csv']
 
@@ -126,7 +126,7 @@ class Cifake(os.PathLike):
     def __new__(cls, path=None):
         return path if isinstance(path, cls) else super().__new__(cls)
     def __init__(self,
-        path:str|os.PathLike|None=None, # Folder, zip or `Cifake` (given back as it is); None looks in the usual places
+        path:str|os.PathLike|None=None, # Folder, zip or `Cifake` (returned as it is); None looks in the usual places
     ):
         if path is not self:
             self.root = find_cifake(path)
@@ -200,7 +200,7 @@ def stratified_draw(
     share:float, # Share to draw, in [0, 1]; the number drawn is exact to within one
     rng:np.random.Generator, # Source of randomness
 )->pd.Index: # Index of the rows drawn
-    "A random share of `items` with the same mix of labels and objects"
+    "A random sample of `items` with the same mix of labels and objects"
     items = items.sort_values('path')
     order = items.assign(draw=rng.random(len(items))).sort_values(['label', 'object_class', 'draw'])
     steps = np.floor(np.arange(len(order)+1)*share + rng.random())

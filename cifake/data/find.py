@@ -25,7 +25,7 @@ _NOT_SEARCHED = {'train', 'test', 'demo', 'unpacked', 'items'} # the last three 
 def is_demo(
     path:str|os.PathLike, # Folder of a dataset
 )->bool: # Whether `demo_cifake` made it
-    "Whether `path` is the stand-in set, on which scores say nothing about CIFAKE"
+    "Whether `path` is the demo set, on which scores say nothing about CIFAKE"
     return (Path(path)/'.cifake-demo').exists()
 
 def _root_in(folder, depth=3):
@@ -89,7 +89,7 @@ def _open(path, origin):
     return root
 
 def _places():
-    "Where CIFAKE lies when nobody names its folder"
+    "Where to look for CIFAKE by default"
     hub = Path(os.environ.get('KAGGLEHUB_CACHE') or Path.home()/'.cache'/'kagglehub')
     return [KAGGLE_INPUT, hub/'datasets'/HANDLE/'versions', cifake_home()]
 

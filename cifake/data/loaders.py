@@ -154,7 +154,7 @@ def _pixels(file, size=None):
     return np.asarray(_read_image(file, size)).tobytes()
 
 def _write_array(file, rows, shape):
-    "Write the bytes of each of `rows` to `file` as an array of `shape`, in one step"
+    "Write `rows` of bytes to `file` as an array of `shape`, atomically"
     header = dict(descr='|u1', fortran_order=False, shape=shape)
     try:
         with replacing(file) as path, open(path, 'wb') as part:
@@ -169,7 +169,7 @@ def _write_array(file, rows, shape):
                       f'({e.strerror}): make room, or set CIFAKE_HOME to another disk.') from e
 
 def _forget_arrays(folder, days=30):
-    "Remove the arrays in `folder` that were last asked for more than `days` ago"
+    "Remove the arrays in `folder` that were last used more than `days` ago"
     oldest = time.time() - days*24*3600
     for o in folder.glob('*.npy'):
         with suppress(OSError):
@@ -183,7 +183,7 @@ def _read_array(file, shape):
     except (OSError, ValueError, EOFError):
         return None
     with suppress(OSError):
-        os.utime(file) # asked for today
+        os.utime(file) # used today
     return array if array.shape == shape and array.dtype == np.uint8 else None
 
 def _decoded(file, pictures, side, size):
@@ -231,13 +231,13 @@ class ImageStore:
     def rows(self,
         items:list, # `Item`s
     )->torch.Tensor|None: # Row of each; None where one of them is not in the store
-        "Where the images of `items` stand"
+        "The rows of the images of `items`"
         found = [self.row.get(getattr(o, 'digest', None), -1) for o in items]
         return None if -1 in found or not found else torch.tensor(found)
 
 # %% ../../nbs/data/loaders.ipynb #383ec598
 class MemoryDL(ItemDL):
-    "An `ItemDL` whose batches come out of an `ImageStore`"
+    "An `ItemDL` that takes its batches from an `ImageStore`"
     def __init__(self,
         dataset, # fastai `Datasets` of `Item`s, or of anything else that is read from its files
         store=None, # `ImageStore` with the images of `dataset`; None reads all from files
@@ -273,7 +273,7 @@ def image_stats(
     images:torch.Tensor, # uint8 images (n, height, width, channels)
     rows:torch.Tensor|None=None, # Which of them; None takes all
 )->tuple: # Mean and standard deviation of each channel, for pixels in [0, 1]
-    "Mean and deviation of each channel, exact: in float64, from a count of each of the 256 values"
+    "Exact mean and deviation of each channel"
     if rows is None:
         rows = torch.arange(len(images))
     counts = torch.zeros(images.shape[-1], 256, dtype=torch.long)
@@ -292,10 +292,10 @@ def memory_dls(
     size:int|None=None, # Side of the square that images are resized to, in pixels; None takes them all as they are
     bs:int=128, # Images in a batch; smaller where there are fewer training images
     batch_tfms:list|None=None, # fastai transforms for batches, before normalisation
-    stats:tuple|str|None='train', # As in `cifake_dls`; `train` measures them on the training images
+    stats:tuple|str|None='train', # As in `cifake_dls`; `train` computes them from the training images
     **kwargs:object, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, side, side) and labels (bs,), 0 for FAKE and 1 for REAL
-    "The loaders of `cifake_dls` with all images decoded once and kept in memory"
+    "As `cifake_dls`, with all images decoded once and kept in memory"
     data = Cifake(path)
     items = training_items(data, _take_split(kwargs))
     store = ImageStore(data, size, items)

@@ -91,12 +91,12 @@ def _in_rgb(image, factor):
 # %% ../../nbs/data/pictures.ipynb #af31683f
 @dataclass
 class Picture:
-    "A picture, and what to know of the file that it came from"
+    "A picture, and facts about the file that it came from"
     image: Image.Image # RGB and upright; reduced where it was much larger than needed
     width: int # Of the file, in pixels
     height: int # Of the file, in pixels
     format: str = '' # One of `FORMATS`; empty for pixels that came without a file
-    notes: tuple = () # What was done to it that changes what one sees
+    notes: tuple = () # Visible changes, such as `reduced to 8 bits`
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -109,20 +109,20 @@ _TURNS = {
 _ON_ITS_SIDE = {_TURNS[o] for o in (5, 6, 7, 8)}
 
 def _turn(image):
-    "How to turn a decoded picture upright; None where its EXIF data say nothing or cannot be read"
+    "How to rotate a decoded picture; None if its EXIF data do not say or cannot be read"
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:
         return None
 
 def _prepared(image, kind, side):
-    "The `Picture` of an image that is decoded, or will be"
+    "The `Picture` of an open image"
     width, height = image.size
     notes = ['the first picture of an animation'] if getattr(image, 'is_animated', False) else []
     least = 8*side if side else max(image.size)
     image.draft(None, (least, least)) # only JPEG has drafts
     before = image.size
-    image.load() # here, since Pillow raises what is wrong with a file only once
+    image.load() # here, since Pillow reports an error in a file only once
     if image.size != before: # TIFF is turned by `load`
         width, height = height, width
     _check_values(image)
@@ -137,11 +137,11 @@ def _prepared(image, kind, side):
 # %% ../../nbs/data/pictures.ipynb #127143a1
 @cache
 def _silence_pillow():
-    "Pillow warns of large pictures, which are refused here in a sentence"
+    "Silence the warnings of Pillow about large pictures, which raise an error here"
     warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 def _most_pixels(image):
-    "Number of pixels up to which such a picture is read"
+    "Largest number of pixels that is read of a picture like `image`"
     most = MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG']) # phones write JPEG of several pictures, which is MPO
     layers = [h*v for _, h, v, _ in getattr(image, 'layer', ())]
     if sum(layers): # JPEG in several scans takes two bytes for each value of each layer
@@ -163,7 +163,7 @@ def _open_image(file):
     except Exception as e:
         raise ValueError(f'This picture is damaged ({type(e).__name__}).') from e
 
-_ONE_AT_A_TIME = Lock() # large pictures, however many threads read: each may take 200 MB
+_ONE_AT_A_TIME = Lock() # large pictures are decoded one by one in all threads: each may take 200 MB
 
 def _decoded(file, side):
     "The `Picture` in an open file"
@@ -208,9 +208,9 @@ def _opener(source):
 
 def read_picture(
     source:str|os.PathLike|bytes|Image.Image|np.ndarray, # Path, bytes, PIL image, or array (height, width, 3) of 8 bits
-    side:int|None=32, # Side needed in the end: a picture over eight times as large is reduced; None never reduces
+    side:int|None=32, # Side needed later, in pixels: a picture over eight times as large is reduced; None never reduces
 )->Picture: # In RGB
-    "Read a picture; `ValueError` for what is none, is damaged or too large, `OSError` where a file cannot be opened"
+    "Read a picture; `ValueError` if it is damaged, too large or no picture, `OSError` if a file cannot be opened"
     if isinstance(source, np.ndarray):
         return _of_array(source, side)
     if isinstance(source, Image.Image):
@@ -234,7 +234,7 @@ def check_way(
     fit:str='crop', # As in `to_square`
     quality:int=None, # As in `to_square`
 )->None:
-    "`ValueError` for an argument that `to_square` does not know"
+    "Raise `ValueError` for an argument that `to_square` does not accept"
     if not isinstance(size, int) or size < 1:
         raise ValueError(f'`size` is {size}: give a number of pixels.')
     if filter not in FILTERS:
@@ -246,9 +246,9 @@ def check_way(
 
 def as_jpeg(
     image:Image.Image, # RGB
-    quality:int=75, # From 1 to 100; 75 is that of CIFAKE
+    quality:int=75, # JPEG quality, from 1 to 100; CIFAKE has 75
 )->Image.Image: # RGB
-    "`image` after it was encoded as JPEG and decoded"
+    "Encode `image` as JPEG and decode it again"
     with io.BytesIO() as file:
         image.save(file, 'JPEG', quality=quality)
         return Image.open(file).convert('RGB')
@@ -256,7 +256,7 @@ def as_jpeg(
 def to_square(
     image:Image.Image, # RGB
     size:int=32, # Side of the square, in pixels
-    filter:str='bicubic', # Name in `FILTERS`; unused for pictures that have the size
+    filter:str='bicubic', # Name in `FILTERS`; unused for pictures that have this size already
     fit:str='crop', # `crop` to a square in the middle, or `squeeze` into it
     quality:int=None, # Encode as JPEG of this quality afterwards, 1 to 100; None does not
 )->Image.Image: # RGB
@@ -269,17 +269,17 @@ def to_square(
     return image if quality is None else as_jpeg(image, quality)
 
 # %% ../../nbs/data/pictures.ipynb #9d8f83b0
-_READER = 2 # To be raised when some picture would be read to other pixels, or refused in other words
+_READER = 2 # Raise it when some picture gives other pixels or another error
 
 def how_read()->str: # Such as `Pillow 12.3.0, reader 2`
-    "What the pixels of a file depend on, apart from the file"
+    "The versions and settings that decoded pixels depend on"
     text = f'Pillow {PILLOW}, reader {_READER}'
     return f'{text}, also files cut short' if ImageFile.LOAD_TRUNCATED_IMAGES else text
 
 def inspect_picture(
     file:str|Path, # Path of a file
 )->tuple: # Digest, width, height in pixels (0 for no picture), and error (empty for a picture)
-    "Digest and size of a picture file, and why it cannot be read, if so"
+    "Digest and size of a picture file, and the reason if it cannot be read"
     try:
         data = Path(file).read_bytes()
     except OSError as e:
