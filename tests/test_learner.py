@@ -1,10 +1,12 @@
 "Learner: bodies, heads and weights of every source, and the network of every recipe"
+from copy import deepcopy
 from unittest.mock import patch
 
 import pytest
 import timm
 import torch
 import torchvision
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat
 from fastai.metrics import accuracy
@@ -14,6 +16,7 @@ from cifake.data.core import LABELS
 from cifake.data.demo import demo_cifake
 from cifake.data.loaders import cifake_dls, memory_dls
 from cifake.measure.evaluate import evaluate
+from cifake.training.callbacks import CPUBFloat16
 from cifake.training.learner import (
     blank_dls,
     cifake_learner,
@@ -127,6 +130,59 @@ def test_a_search_for_a_rate_leaves_no_trace(tmp_path, monkeypatch):
     rate = find_lr(learn, plot=False, start_lr=1e-5, num_it=10)
     assert torch.equal(learn.model[0].weight.data, before) and learn.history.rows == []
     assert 1e-5 < rate < 100 and not list(tmp_path.iterdir())
+
+
+class Failing(Callback):
+    "Raise `error` in the ninth training step"
+    order = 1
+    def __init__(self, error):
+        self.error = error
+        self.left = 8
+    def after_backward(self):
+        self.left -= 1
+        if self.left < 0: raise self.error('in a step')
+
+
+@pytest.fixture(params=[RuntimeError, KeyboardInterrupt])
+def failed(request, tmp_path, monkeypatch):
+    "What a search for a rate did to a trained learner when it failed, and the learner's weights before"
+    def fail(search):
+        monkeypatch.chdir(tmp_path)
+        learn = cifake_learner(memory_dls(demo_cifake(n=60), bs=16, stats=None), 'cifakenet')
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        kept = deepcopy(learn.model.state_dict()), deepcopy(learn.opt.state_dict())
+        cb = Failing(request.param)
+        with pytest.raises(request.param), learn.added_cbs(cb): search(learn)
+        return learn, kept
+    return fail
+
+
+SEARCHES = [lambda o: find_lr(o, plot=False), lambda o: o.lr_find(show_plot=False)]
+
+
+@pytest.mark.parametrize('search', SEARCHES)
+def test_a_search_that_fails_gives_everything_back(failed, search):
+    learn, (weights, optimizer) = failed(search)
+    assert all(torch.equal(v, weights[k]) for k, v in learn.model.state_dict().items())
+    for now, before in zip(learn.opt.state_dict()['state'], optimizer['state'], strict=True):
+        assert all(torch.equal(torch.as_tensor(now[k]), torch.as_tensor(v)) for k, v in before.items())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert len(learn.history.rows) == 2
+
+
+def test_an_error_leaves_no_gradients_and_no_autocast():
+    learn = cifake_learner(memory_dls(demo_cifake(n=60), bs=16, stats=None), 'lenet')
+    learn.remove_cbs(CPUBFloat16)
+    learn.add_cbs([Failing(RuntimeError), CPUBFloat16()])
+    with learn.no_bar(), learn.no_logging(), pytest.raises(RuntimeError): learn.fit(3)
+    assert not torch.is_autocast_enabled('cpu') and all(o.run for o in learn.cbs)
+    assert all(o.grad is None or not o.grad.any() for o in learn.model.parameters())
+
+
+def test_losses_that_suggest_no_rate_are_told():
+    learn = cifake_learner(memory_dls(demo_cifake(n=60), bs=16, stats=None), 'lenet')
+    with torch.no_grad(): learn.model[0].weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match='suggests no learning rate: set `lr`'): find_lr(learn, plot=False)
 
 
 @pytest.mark.slow

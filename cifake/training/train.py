@@ -19,7 +19,6 @@ from pathlib import Path
 import fastai
 import timm
 import torch
-from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
@@ -35,7 +34,7 @@ from ..measure.evaluate import calibrate, evaluate
 from ..measure.learners import Calibrated
 from ..measure.report import Report
 from ..models.registry import load_weights, model_source
-from .callbacks import ComputeCounter, CPUBFloat16, choose_precision
+from .callbacks import choose_precision
 from .learner import blank_dls, find_lr, recipe_learner, recipe_loaders, stats_of
 from .processes import current_processes
 from .recipes import Recipe, get_recipe, recipe_from_json
@@ -77,12 +76,6 @@ def _suggested_rate(learn, processes):
     "A rate that suits `learn`"
     with processes.alone(): return find_lr(learn, plot=False)
 
-def _clean_up(learn):
-    "Leave what callbacks have entered and an error kept them from leaving"
-    for o in learn.cbs:
-        if isinstance(o, (CPUBFloat16, ComputeCounter)): o.stop()
-        if isinstance(o, MixedPrecision) and o.autocast: o.autocast.__exit__(None, None, None)
-
 def _say_interrupted(run):
     run.note(status='interrupted')
     print(
@@ -101,7 +94,6 @@ def _fit(learn, recipe, run, checkpoint, processes):
             run.note(lr=lr)
             with processes.across(learn): _train_phases(learn, recipe, run, checkpoint, _phases(recipe, lr))
     except BaseException as e:
-        _clean_up(learn)
         if isinstance(e, KeyboardInterrupt) and run.folder: _say_interrupted(run)
         raise
 
