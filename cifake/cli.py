@@ -164,7 +164,7 @@ def cifake_predict(
       cifake-data demo                 draw the small demo set and print its folder""")
 def cifake_data(
     action:str='check', # `find`, `check`, `download` or `demo`
-    path:str=None, # Folder or zip; if not given: $CIFAKE_PATH, Kaggle's input folder, kagglehub's cache, ~/.cifake
+    path:str=None, # Folder or zip; if not given: $CIFAKE_PATH, Kaggle's input folder, kagglehub's cache
 )->None:
     """Find, check or download the CIFAKE dataset.
 

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
@@ -18,28 +19,84 @@ from cifake.data.core import (
     _too_old,
     available_cores,
     can_share,
+    can_write,
     cifake_home,
     digest_of,
     file_digest,
     items_digest,
     json_values,
     map_files,
+    place_for,
     plain,
     project_url,
     replacing,
     show_versions,
     to_json,
     write_file,
+    written_in_home,
 )
+from cifake.data.demo import demo_cifake
 from conftest import clean_env
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    "Neither CIFAKE_HOME nor a home that can be written; a folder for temporary files"
+    monkeypatch.setenv('CIFAKE_HOME', '')
+    (tmp_path/'home').write_text('a file, in which nobody makes a folder, root neither')
+    monkeypatch.setattr('cifake.data.core.user_cache_path', lambda *args, **kwargs: tmp_path/'home'/'cifake')
+    (tmp_path/'tmp').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path/'tmp'))
+    return tmp_path
 
 
 def test_the_home_folder_follows_its_variable(monkeypatch, tmp_path):
     monkeypatch.setenv('CIFAKE_HOME', str(tmp_path))
     assert cifake_home() == tmp_path
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('CIFAKE_HOME', '~/kept')
+    assert cifake_home() == tmp_path/'kept'
+
+
+def test_without_its_variable_it_is_the_folder_for_caches(monkeypatch, tmp_path):
     monkeypatch.setenv('CIFAKE_HOME', '')
-    monkeypatch.setattr(Path, 'home', lambda: tmp_path/'me')
-    assert cifake_home() == tmp_path/'me'/'.cifake'
+    monkeypatch.setattr('cifake.data.core.user_cache_path', lambda *args, **kwargs: tmp_path/'caches'/'cifake')
+    assert cifake_home() == tmp_path/'caches'/'cifake' and not (tmp_path/'caches').exists()
+
+
+def test_a_home_that_cannot_be_written_gives_way_to_a_temporary_one_that_is_said_once(homeless, caplog):
+    found = cifake_home()
+    assert found.parent == homeless/'tmp' and found.stat().st_mode & 0o77 == 0
+    assert cifake_home() == found and caplog.text.count('CIFAKE_HOME') == 1
+
+
+def test_a_folder_that_another_user_put_there_is_not_taken(homeless):
+    (homeless/'elsewhere').mkdir()
+    user = os.getuid() if hasattr(os, 'getuid') else 0
+    (homeless/'tmp'/f'cifake-{user}').symlink_to(homeless/'elsewhere')
+    found = cifake_home()
+    assert found.is_dir() and not found.is_symlink() and found.name != f'cifake-{user}'
+
+
+def test_what_needs_a_folder_names_the_variable(monkeypatch, tmp_path):
+    (tmp_path/'full').write_text('')
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'full'))
+    with pytest.raises(OSError, match=f'{tmp_path}/full.*set CIFAKE_HOME'): demo_cifake(n=20)
+    with pytest.raises(OSError, match='CIFAKE_HOME'), written_in_home(): raise OSError(28, 'No space left on device')
+    with pytest.raises(FileNotFoundError, match='other'), written_in_home(): (tmp_path/'other').read_bytes()
+
+
+def test_neither_home_nor_user_nor_temporary_folder(monkeypatch):
+    monkeypatch.setenv('CIFAKE_HOME', '')
+    monkeypatch.setattr('cifake.data.core.user_cache_path', lambda *args, **kwargs: Path('~/.cache/cifake'))
+    monkeypatch.setattr(tempfile, 'gettempdir', lambda: os.stat('no such folder'))
+    assert not can_write(cifake_home())
+
+
+def test_files_of_other_libraries_go_where_they_can_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'ours'))
+    (tmp_path/'file').write_text('')
+    assert place_for(tmp_path/'hub') == tmp_path/'hub' and place_for(tmp_path/'file'/'hub') == tmp_path/'ours'/'hub'
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path):

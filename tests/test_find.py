@@ -16,9 +16,10 @@ NO_NETWORK = OSError('no route to host')
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     "A machine on which CIFAKE is nowhere"
-    for name in ('CIFAKE_PATH', 'CIFAKE_HOME', 'KAGGLEHUB_CACHE', 'KAGGLE_KERNEL_RUN_TYPE'):
+    for name in ('CIFAKE_PATH', 'KAGGLEHUB_CACHE', 'KAGGLE_KERNEL_RUN_TYPE'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('HOME', str(tmp_path/'someone'))
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'someone'/'.cifake'))
     monkeypatch.setattr(find, 'KAGGLE_INPUT', tmp_path/'kaggle')
     (tmp_path/'someone'/'.cifake').mkdir(parents=True)
     return tmp_path/'someone'
@@ -141,3 +142,9 @@ def test_other_pictures_are_downloaded_as_they_are(home, nested):
         download.assert_called_once_with('cashbowman/ai-generated-images-vs-real-images', force_download=False)
     with patch('kagglehub.dataset_download', side_effect=NO_NETWORK):
         with pytest.raises(ConnectionError, match='in a browser and unzip it'): download_pictures('a/b')
+
+
+def test_a_user_without_a_home_is_told_where_downloads_may_go(home, tmp_path, monkeypatch):
+    (tmp_path/'file').write_text('')
+    monkeypatch.setenv('KAGGLEHUB_CACHE', str(tmp_path/'file'/'hub'))
+    with pytest.raises(OSError, match='set KAGGLEHUB_CACHE'): download_pictures()

@@ -74,3 +74,20 @@ def late():
     found = list(imported('cifake.training.learner', ast.parse(code)))
     assert found == [('cifake.serve.app', []), ('cifake.data.demo', ['demo_cifake']), ('cifake.training.runs', []),
                      ('cifake.models.registry', ['create_model'])]
+
+
+def without_encoding(tree):
+    "Lines that open, read or write text in whatever encoding the system has"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call): continue
+        name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+        given = {keyword.arg for keyword in node.keywords}
+        binary = any(isinstance(o, ast.Constant) and 'b' in str(o.value) for o in node.args[:2])
+        opens = name in ('open', 'fdopen') and isinstance(node.func, ast.Name) and not binary
+        if (opens or name in ('read_text', 'write_text')) and not given & {'encoding', None}: yield node.lineno
+
+
+def test_text_is_utf_8_on_every_system():
+    found = {name: list(without_encoding(ast.parse(path.read_text(encoding='utf-8')))) for name, path in modules()}
+    assert not {name: lines for name, lines in found.items() if lines}
+    assert list(without_encoding(ast.parse("open(f)\nf.read_text()\nopen(f, 'rb')\nf.write_text(s, encoding='utf-8')")))

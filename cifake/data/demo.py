@@ -8,6 +8,7 @@ __all__ = ['demo_cifake']
 # %% ../../nbs/data/demo.ipynb #3598a549
 import os
 import tempfile
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from matplotlib import cbook
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from .core import LABELS, OBJECTS, cifake_home
+from .core import LABELS, OBJECTS, cifake_home, written_in_home
 
 # %% ../../nbs/data/demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels
@@ -173,8 +174,8 @@ def _draw_set(folder, n, seed):
             groups.append((path, block))
     table = pd.DataFrame(groups, columns=['path', 'group'])
     table.sort_values('path').to_csv(folder/'groups.csv', index=False)
-    (folder/'ABOUT.txt').write_text(_ABOUT)
-    (folder/'.cifake-demo').write_text(_mark(n, seed))
+    (folder/'ABOUT.txt').write_text(_ABOUT, encoding='utf-8')
+    (folder/'.cifake-demo').write_text(_mark(n, seed), encoding='utf-8')
 
 # %% ../../nbs/data/demo.ipynb #aabdfc1a
 _ABOUT = """Stand-in for CIFAKE, drawn by cifake.demo_cifake.
@@ -198,7 +199,7 @@ def _test_size(n):
 def _is_whole(folder, n, seed):
     "Whether `folder` holds this very set, no image more or less"
     mark = folder/'.cifake-demo'
-    if not mark.is_file() or mark.read_text() != _mark(n, seed):
+    if not mark.is_file() or mark.read_text(encoding='utf-8') != _mark(n, seed):
         return False
     try:
         counts = [len(os.listdir(folder/split/label)) for split in ('train', 'test') for label in LABELS]
@@ -213,20 +214,8 @@ def _check_whole_number(name, value, low, high):
     if not is_whole or not low <= value <= high:
         raise ValueError(f'`{name}` is {value!r}: give a whole number from {low:,} to {high:,}.')
 
-def demo_cifake(
-    path:str|os.PathLike|None=None, # New or empty folder to draw into; None for one in `~/.cifake/demo`
-    n:int=2000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
-    seed:int=42, # Seed of the crops and of the invented texture
-)->Path: # Folder that holds `train/` and `test/`
-    "Draw a substitute for CIFAKE from photographs in scikit-learn and matplotlib, or use an existing one"
-    _check_whole_number('n', n, 20, 50_000)
-    _check_whole_number('seed', seed, 0, 2**32-1)
-    path = cifake_home()/'demo'/f'v{_VERSION}-{n}-{seed}' if path is None else Path(path).expanduser()
-    if _is_whole(path, n, seed):
-        return path
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: '
-                         'name another folder, or remove it.')
+def _draw_into(path, n, seed):
+    "Draw the set into `path`, which is new or empty, in one step"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.drawing-') as work:
         _draw_set(Path(work)/'set', n, seed)
@@ -237,4 +226,22 @@ def demo_cifake(
         except OSError:
             if not _is_whole(path, n, seed): # if it is, another process drew it meanwhile
                 raise
+
+def demo_cifake(
+    path:str|os.PathLike|None=None, # New or empty folder to draw into; None for one in `cifake_home()`
+    n:int=2000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
+    seed:int=42, # Seed of the crops and of the invented texture
+)->Path: # Folder that holds `train/` and `test/`
+    "Draw a substitute for CIFAKE from photographs in scikit-learn and matplotlib, or use an existing one"
+    _check_whole_number('n', n, 20, 50_000)
+    _check_whole_number('seed', seed, 0, 2**32-1)
+    is_given = path is not None
+    path = Path(path).expanduser() if is_given else cifake_home()/'demo'/f'v{_VERSION}-{n}-{seed}'
+    if _is_whole(path, n, seed):
+        return path
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: '
+                         'name another folder, or remove it.')
+    with nullcontext() if is_given else written_in_home():
+        _draw_into(path, n, seed)
     return path

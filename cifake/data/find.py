@@ -12,10 +12,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import kagglehub
 from fastcore.imports import in_colab
 
-from .core import LABELS, cifake_home, digest_of, progress
+from .core import LABELS, can_write, cifake_home, digest_of, progress, written_in_home
 
 # %% ../../nbs/data/find.ipynb #37fe5f84
 HANDLE = 'birdy654/cifake-real-and-ai-generated-synthetic-images' # on Kaggle
@@ -58,13 +57,8 @@ def _extract(archive, folder):
         raise ValueError(f'{archive} is not a whole zip file, perhaps a download cut short, or it is encrypted: '
                          'fetch it again.') from e
 
-def _unpacked(archive):
-    "The folder with the content of `archive`, unpacked on first use"
-    stat = archive.stat()
-    key = digest_of(f'{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}', 6)
-    target = cifake_home()/'unpacked'/f'{archive.stem}-{key}'
-    if target.exists():
-        return target
+def _unpack(archive, target):
+    "Unpack `archive` to the new folder `target`, in one step"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         _extract(archive, Path(work)/'content')
@@ -73,6 +67,16 @@ def _unpacked(archive):
         except OSError:
             if not target.exists(): # if it does, another process unpacked it meanwhile
                 raise
+
+def _unpacked(archive):
+    "The folder with the content of `archive`, unpacked on first use"
+    stat = archive.stat()
+    key = digest_of(f'{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}', 6)
+    target = cifake_home()/'unpacked'/f'{archive.stem}-{key}'
+    if target.exists():
+        return target
+    with written_in_home():
+        _unpack(archive, target)
     return target
 
 # %% ../../nbs/data/find.ipynb #b3f33f92
@@ -88,10 +92,14 @@ def _open(path, origin):
         raise ValueError(f'{path} has no train/FAKE or train/REAL: name the folder that holds `train/` and `test/`.')
     return root
 
+def _hub_cache():
+    "Where kagglehub keeps what it downloads"
+    folder = os.environ.get('KAGGLEHUB_CACHE') or os.path.expanduser('~/.cache/kagglehub')
+    return Path(os.path.abspath(folder))
+
 def _places():
     "Where to look for CIFAKE by default"
-    hub = Path(os.environ.get('KAGGLEHUB_CACHE') or Path.home()/'.cache'/'kagglehub')
-    return [KAGGLE_INPUT, hub/'datasets'/HANDLE/'versions', cifake_home()]
+    return [KAGGLE_INPUT, _hub_cache()/'datasets'/HANDLE/'versions', cifake_home()]
 
 def _root_at(place):
     "The root of a dataset in `place`, which may not exist, or None"
@@ -113,8 +121,8 @@ def _not_found():
         return ('CIFAKE is not on this Colab machine yet: run `download_cifake()` (about 110 MB) '
                 f'and then this cell again; {demo}')
     return ('CIFAKE was found nowhere on this machine: run `download_cifake()`, '
-            f'or unzip https://www.kaggle.com/datasets/{HANDLE} into ~/.cifake, '
-            f'or set CIFAKE_PATH to its folder; {demo}')
+            f'or download https://www.kaggle.com/datasets/{HANDLE} in a browser '
+            f'and set CIFAKE_PATH to the zip or its folder; {demo}')
 
 def find_cifake(
     path:str|os.PathLike|None=None, # Folder or zip; None looks in the usual places
@@ -133,7 +141,10 @@ def find_cifake(
 # %% ../../nbs/data/find.ipynb #a4be1ede
 def _from_kaggle(handle, force, use):
     "The folder that kagglehub downloads `handle` to"
+    if not can_write(_hub_cache()):
+        raise OSError(f'{_hub_cache()} cannot be written: set KAGGLEHUB_CACHE to a folder for downloads.')
     try:
+        import kagglehub  # which looks for a home
         return Path(kagglehub.dataset_download(handle, force_download=force))
     except Exception as e:
         remedy = (f'check the network, or download https://www.kaggle.com/datasets/{handle} in a browser '

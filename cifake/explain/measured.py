@@ -15,7 +15,7 @@ import pandas as pd
 # %% ../../nbs/explain/measured.ipynb #2caadb33
 def _stored():
     "Everything that was measured"
-    return json.loads((files('cifake')/'measured'/'attribution.json').read_text())
+    return json.loads((files('cifake')/'measured'/'attribution.json').read_text(encoding='utf-8'))
 
 def _faithfulness_table(rows):
     "A row for each network, label and kind of map"

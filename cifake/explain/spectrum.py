@@ -187,7 +187,7 @@ def _plot_difference(mean, ax):
 def cifake_spectrum()->Spectrum: # As `mean_spectrum` gives it; `mean` is empty if only the curves were kept
     "The measured spectrum of CIFAKE's training images"
     file = files('cifake')/'measured'/'attribution.json'
-    values = json.loads(file.read_text())['spectrum']
+    values = json.loads(file.read_text(encoding='utf-8'))['spectrum']
     mean = values.get('mean', {})
     mean = {label: np.array(o) for label,o in mean.items()}
     radial = pd.DataFrame(values['radial'])

@@ -54,7 +54,7 @@ class StopAfter(Callback):
 def _card_in(folder):
     "Content of `recipe.json` in `folder`; empty where there is none"
     file = folder/'recipe.json'
-    return json.loads(file.read_text()) if file.exists() else {}
+    return json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
 
 def _add_to_card(folder, **values):
     "Add `values` to `recipe.json` in `folder`"
@@ -223,19 +223,19 @@ def _on_test(folder, path, digest):
     if not file.exists() or known != wanted:
         write_file(file, evaluate(load_run(folder, data=False), path).to_json(predictions=True))
         _add_to_card(folder, tested_on=wanted)
-    return Report.from_json(file.read_text())
+    return Report.from_json(file.read_text(encoding='utf-8'))
 
 def _on_validation(folder, path):
     "The report of a run on its own validation part, measured where it was not yet"
     file = folder/'valid.json'
     if not file.exists():
         write_file(file, evaluate(load_run(folder, path), split='valid').to_json(predictions=True))
-    return Report.from_json(file.read_text())
+    return Report.from_json(file.read_text(encoding='utf-8'))
 
 def _measured_on(folder, split):
     "What distinguishes the images that a run was measured on"
     if split == 'test': return _card_in(folder)['tested_on']
-    return sorted((folder/'valid.txt').read_text().split())
+    return sorted((folder/'valid.txt').read_text(encoding='utf-8').split())
 
 # %% ../../nbs/training/compare.ipynb #b7c966f9
 def _score_columns(report, prefix=''):

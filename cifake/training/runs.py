@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from matplotlib.axes import Axes
 from safetensors.torch import save
 
-from ..data.core import plain, replacing, to_json, write_file
+from ..data.core import can_write, cifake_home, plain, replacing, to_json, write_file
 
 # %% ../../nbs/training/runs.ipynb #abbbd880
 class HistoryKeeper(Callback):
@@ -117,7 +117,8 @@ def locked(
 
 def _make_folder(name):
     "Make a folder `runs/NAME-TIME`, with a number where it exists: two runs may begin in one second"
-    folder = Path('runs')/f'{name}-{datetime.now():%Y%m%d-%H%M%S}'
+    runs = Path('runs') if can_write(Path('runs').absolute()) else cifake_home()/'runs'
+    folder = runs/f'{name}-{datetime.now():%Y%m%d-%H%M%S}'
     for i in count(1):
         numbered = folder if i == 1 else folder.with_name(f'{folder.name}-{i}')
         with suppress(FileExistsError):

@@ -26,7 +26,7 @@ from fastai.torch_core import default_device, set_seed
 from filelock import FileLock
 
 from .. import __version__
-from ..data.core import cifake_home, file_digest, items_digest, marked_training, plain, write_file
+from ..data.core import cifake_home, file_digest, items_digest, marked_training, plain, write_file, written_in_home
 from ..data.dataset import Cifake
 from ..data.demo import demo_cifake
 from ..measure.calibration import Calibration
@@ -244,12 +244,12 @@ def _read_run(folder):
         if (folder/name).exists(): continue
         raise FileNotFoundError(
             f'{folder} has no {name}: it is not the folder of a run, or of one that was stopped before it began.')
-    return json.loads((folder/'recipe.json').read_text())
+    return json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
 
 def _run_loaders(folder, card, recipe, path):
     "Loaders with the same validation part as the run in `folder`"
     present = [o for o in card.get('extra', []) if Path(o).is_dir()]
-    valid = (folder/'valid.txt').read_text().split()
+    valid = (folder/'valid.txt').read_text(encoding='utf-8').split()
     return recipe_loaders(path or card['data'], recipe, card['seed'], card['subset'], valid=valid, extra=present)
 
 # %% ../../nbs/training/train.ipynb #db756d87
@@ -272,9 +272,9 @@ def load_run(
     load_weights(learn.model, folder/'weights.safetensors')
     learn.run_folder = folder
     calibration, history, report = (folder/o for o in ('calibration.json', 'history.csv', 'report.json'))
-    if calibration.exists(): learn.add_cb(Calibrated(Calibration.from_json(calibration.read_text())))
+    if calibration.exists(): learn.add_cb(Calibrated(Calibration.from_json(calibration.read_text(encoding='utf-8'))))
     if history.exists(): learn.history.rows = read_history(folder).to_dict('records')
-    if report.exists(): learn.report = Report.from_json(report.read_text())
+    if report.exists(): learn.report = Report.from_json(report.read_text(encoding='utf-8'))
     return learn
 
 # %% ../../nbs/training/train.ipynb #71a0f34f
@@ -284,10 +284,10 @@ def demo_run(
     "A run on the demo set, trained once on this machine and kept in `cifake_home()`"
     name = f'{demo_cifake().name}-cifake-{__version__}-torch-{torch.__version__}'
     folder = cifake_home()/'demo-runs'/name
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written_in_home(): folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f'{name}.lock')):
         card = folder/'recipe.json'
-        if card.exists() and json.loads(card.read_text())['status'] == 'finished': return folder
+        if card.exists() and json.loads(card.read_text(encoding='utf-8'))['status'] == 'finished': return folder
         shutil.rmtree(folder, ignore_errors=True) # of a process that was stopped
         train_learner(demo_cifake(), out=folder, precision='float32', verbose=verbose)
     return folder
