@@ -23,6 +23,7 @@ from cifake.data.core import (
     cifake_home,
     digest_of,
     file_digest,
+    home_errors,
     items_digest,
     json_values,
     map_files,
@@ -33,7 +34,6 @@ from cifake.data.core import (
     show_versions,
     to_json,
     write_file,
-    written_in_home,
 )
 from cifake.data.demo import demo_cifake
 from conftest import clean_env
@@ -82,8 +82,8 @@ def test_what_needs_a_folder_names_the_variable(monkeypatch, tmp_path):
     (tmp_path/'full').write_text('')
     monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'full'))
     with pytest.raises(OSError, match=f'{tmp_path}/full.*set CIFAKE_HOME'): demo_cifake(n=20)
-    with pytest.raises(OSError, match='CIFAKE_HOME'), written_in_home(): raise OSError(28, 'No space left on device')
-    with pytest.raises(FileNotFoundError, match='other'), written_in_home(): (tmp_path/'other').read_bytes()
+    with pytest.raises(OSError, match='CIFAKE_HOME'), home_errors(): raise OSError(28, 'No space left on device')
+    with pytest.raises(FileNotFoundError, match='other'), home_errors(): (tmp_path/'other').read_bytes()
 
 
 def test_neither_home_nor_user_nor_temporary_folder(monkeypatch):

@@ -18,7 +18,7 @@ from matplotlib import cbook
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from .core import LABELS, OBJECTS, cifake_home, written_in_home
+from .core import LABELS, OBJECTS, cifake_home, home_errors
 
 # %% ../../nbs/data/demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels
@@ -242,6 +242,6 @@ def demo_cifake(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: '
                          'name another folder, or remove it.')
-    with nullcontext() if is_given else written_in_home():
+    with nullcontext() if is_given else home_errors():
         _draw_into(path, n, seed)
     return path

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.imports import in_colab
 
-from .core import LABELS, can_write, cifake_home, digest_of, progress, written_in_home
+from .core import LABELS, can_write, cifake_home, digest_of, home_errors, progress
 
 # %% ../../nbs/data/find.ipynb #37fe5f84
 HANDLE = 'birdy654/cifake-real-and-ai-generated-synthetic-images' # on Kaggle
@@ -75,7 +75,7 @@ def _unpacked(archive):
     target = cifake_home()/'unpacked'/f'{archive.stem}-{key}'
     if target.exists():
         return target
-    with written_in_home():
+    with home_errors():
         _unpack(archive, target)
     return target
 

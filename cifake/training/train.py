@@ -26,7 +26,7 @@ from fastai.torch_core import default_device, set_seed
 from filelock import FileLock
 
 from .. import __version__
-from ..data.core import cifake_home, file_digest, items_digest, marked_training, plain, write_file, written_in_home
+from ..data.core import cifake_home, file_digest, home_errors, items_digest, marked_training, plain, write_file
 from ..data.dataset import Cifake
 from ..data.demo import demo_cifake
 from ..measure.calibration import Calibration
@@ -284,7 +284,7 @@ def demo_run(
     "A run on the demo set, trained once on this machine and kept in `cifake_home()`"
     name = f'{demo_cifake().name}-cifake-{__version__}-torch-{torch.__version__}'
     folder = cifake_home()/'demo-runs'/name
-    with written_in_home(): folder.parent.mkdir(parents=True, exist_ok=True)
+    with home_errors(): folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f'{name}.lock')):
         card = folder/'recipe.json'
         if card.exists() and json.loads(card.read_text(encoding='utf-8'))['status'] == 'finished': return folder
