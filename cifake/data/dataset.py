@@ -10,6 +10,7 @@ __all__ = ['OFFICIAL', 'object_of', 'Cifake', 'read_items', 'check_cifake', 'str
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,8 +25,10 @@ from fastcore.meta import delegates
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .core import LABELS, OBJECTS, PICTURE_SUFFIXES, cifake_home, digest_of, map_files, replacing
+from .core import LABELS, OBJECTS, cifake_home, digest_of, map_files, on_disk, printable, replacing
 from .find import find_cifake, is_demo
+from .folders import folders_in, in_words, walk_pictures
+from .layout import label_names, label_of
 from .pictures import how_read, inspect_picture
 
 # %% ../../nbs/data/dataset.ipynb #ebc81482
@@ -42,20 +45,43 @@ def object_of(
 # %% ../../nbs/data/dataset.ipynb #8c0cfc13
 _CACHED = ['path', 'size', 'changed', 'digest', 'width', 'height', 'error']
 
-def _is_picture(entry):
-    "Whether the name of a file is that of a picture"
-    return entry.name.lower().endswith(PICTURE_SUFFIXES) and not entry.name.startswith('.')
+def _label_folders(root, labels):
+    "Folders of each split and label below `root`, whose names may be in upper or lower case"
+    found = {key: [] for key in product(OFFICIAL, LABELS)}
+    for part in folders_in(root):
+        split = part.name.lower()
+        if split not in OFFICIAL:
+            continue
+        try:
+            below = folders_in(part)
+        except OSError: # its folders of labels cannot be listed either, which gives a row with the error
+            below = [part/o for o in label_names(labels)]
+        for o in below:
+            label = label_of(o.name, labels)
+            if label:
+                found[split, label].append(o)
+    return found
 
-def _listing(root):
-    "Relative path, size and time of change of every image file below `root`, sorted by path"
+def _look(file):
+    "Size and time of change of `file`; zeros where it is gone, or a link to nothing"
+    try:
+        stat = os.stat(file)
+        return stat.st_size, stat.st_mtime_ns
+    except (OSError, ValueError):
+        return 0, 0
+
+def _listing(root, labels=None):
+    "A row for every image file below `root`, sorted by path, and what was left out by split and label"
     rows = []
-    for split, label in product(OFFICIAL, LABELS):
-        folder = root/split/label
-        found = os.scandir(folder) if folder.is_dir() else []
-        for o in filter(_is_picture, found):
-            stat = o.stat()
-            rows.append((f'{split}/{label}/{o.name}', stat.st_size, stat.st_mtime_ns))
-    return pd.DataFrame(sorted(rows), columns=['path', 'size', 'changed'])
+    left_out = {}
+    start = len(os.path.join(root, ''))
+    for (split, label), folders in _label_folders(root, labels).items():
+        left_out[split, label] = Counter()
+        for file, error in walk_pictures(*folders, left_out=left_out[split, label]):
+            path = printable(file[start:].replace(os.sep, '/'))
+            fault = f'This folder cannot be listed: {error.strerror}.' if error else ''
+            rows.append((path, split, label, *_look(file), fault))
+    return pd.DataFrame(sorted(rows), columns=['path', 'split', 'label', 'size', 'changed', 'fault']), left_out
 
 def _cache_files(root):
     "Where the table of `root` may be cached, best first"
@@ -85,12 +111,15 @@ def _save_cache(root, table):
         except OSError:
             continue
 
-def _examined(root):
-    "The listing of `root` with digest, size in pixels and error, from the cache where a file has not changed"
-    table = _listing(root).merge(_load_cache(root), on=['path', 'size', 'changed'], how='left')
+def _examined(root, listing):
+    "The `listing` of `root` with digest, size in pixels and error, from the cache where a file has not changed"
+    table = listing.merge(_load_cache(root), on=['path', 'size', 'changed'], how='left')
+    is_fault = table.fault != ''
+    table.loc[is_fault, ['digest', 'width', 'height']] = '', 0, 0
+    table.loc[is_fault, 'error'] = table.fault[is_fault]
     new = table.index[table.digest.isna()]
     if len(new):
-        files = [str(root/o) for o in table.path[new]]
+        files = [on_disk(os.path.join(root, o)) for o in table.path[new]]
         found = list(map_files(inspect_picture, files, 'reading files'))
         table = table.astype({'digest':object, 'error':object})
         table.loc[new, ['digest', 'width', 'height', 'error']] = np.array(found, dtype=object)
@@ -111,12 +140,11 @@ def _groups(root):
         raise ValueError(f'{file} needs the columns `path` and `group`, and has {", ".join(table)}.')
     return dict(zip(table.path.str.replace('\\', '/'), table.group, strict=True))
 
-def _all_items(root):
-    "A row for each image file below `root`, as in `Cifake.items`"
-    items = _examined(root)
-    parts = items.path.str.split('/', expand=True).reindex(columns=range(3))
+def _all_items(root, listing):
+    "A row for each file in the `listing` of `root`, as in `Cifake.items`"
+    items = _examined(root, listing)
     groups = _groups(root)
-    items = items.assign(split=parts[0], label=parts[1], object_class=parts[2].map(object_of))
+    items['object_class'] = [object_of(o.rpartition('/')[2]) for o in items.path]
     items['group'] = [groups.get(o, '') for o in items.path]
     return items[['path', 'split', 'label', 'object_class', 'digest', 'width', 'height', 'error', 'group']]
 
@@ -134,9 +162,16 @@ class Cifake(os.PathLike):
     def __repr__(self): return f'Cifake({self.root.name!r})'
     def __getstate__(self): return {'root': self.root} # a loader that travels to another process takes no table along
     @cached_property
+    def _listing(self):
+        return _listing(self.root)
+    @cached_property
     def items(self)->pd.DataFrame:
         "A row for each image file, sorted by path, as `read_items` gives it"
-        return _all_items(self.root)
+        return _all_items(self.root, self._listing[0])
+    @property
+    def left_out(self)->dict:
+        "How many files and folders are no data, by split and label, then by reason, such as `.svg` or `@eaDir/`"
+        return self._listing[1]
     @property
     def test(self)->pd.DataFrame:
         "The rows of `items` in `test/`"
@@ -161,7 +196,7 @@ def _completeness(n, official):
         return 'missing'
     return 'more than official' if n > official else 'partial'
 
-def _part_counts(items, split, label):
+def _part_counts(items, split, label, left_out):
     "What `check` says about one folder of the dataset"
     part = items[(items.split == split) & (items.label == label)]
     good = part[part.error == '']
@@ -169,6 +204,7 @@ def _part_counts(items, split, label):
     is_wrong_size = (good.width != 32) | (good.height != 32)
     is_in_other_split = good.digest.isin(readable.digest[readable.split != split])
     is_in_other_label = good.digest.isin(readable.digest[readable.label != label])
+    notes = [_completeness(len(part), OFFICIAL[split]), left_out and f'left out: {in_words(left_out)}']
     return dict(
         split=split,
         label=label,
@@ -179,13 +215,13 @@ def _part_counts(items, split, label):
         repeated=int(good.digest.duplicated().sum()),
         in_other_split=int(is_in_other_split.sum()),
         in_other_label=int(is_in_other_label.sum()),
-        note=_completeness(len(part), OFFICIAL[split]))
+        left_out=left_out.total(),
+        note='; '.join(filter(None, notes)))
 
 @patch
 def check(self:Cifake)->pd.DataFrame: # A row for each folder
     "Counts of files, damage and duplicates in each folder of the dataset"
-    folders = product(OFFICIAL, LABELS)
-    rows = [_part_counts(self.items, *o) for o in folders]
+    rows = [_part_counts(self.items, *key, left_out) for key, left_out in self.left_out.items()]
     return pd.DataFrame(rows).set_index(['split', 'label'])
 
 def check_cifake(
@@ -275,22 +311,20 @@ class Split:
     extra:str|Path|Iterable[str|Path]|None=None # Folder, or several, of further training pictures, as for `extra_items`
 
 # %% ../../nbs/data/dataset.ipynb #be42c833
-_LABEL_FOLDERS = {
-    'fake':'FAKE', 'real':'REAL',
-    'aiartdata':'FAKE', 'realart':'REAL'} # Kaggle, cashbowman/ai-generated-images-vs-real-images
+_OTHER_NAMES = {'aiartdata':'FAKE', 'realart':'REAL'} # Kaggle, cashbowman/ai-generated-images-vs-real-images
 
 def labelled_files(
     folder:str|Path, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
-)->list: # Pairs of file and label, sorted by folder and path
+    left_out:Counter=None, # Counts what is no picture, as in `walk_pictures`
+)->list: # Pairs of file and label, sorted by label and path; a folder that cannot be listed is one of them
     "The files of pictures from elsewhere"
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f'The folder {folder} does not exist.')
     files = []
-    for part in sorted(o for o in folder.iterdir() if o.is_dir()):
-        label = _LABEL_FOLDERS.get(part.name.lower())
-        found = sorted(part.rglob('*')) if label else []
-        files += [(o, label) for o in found if o.is_file() and not o.name.startswith('.')]
+    for label in LABELS:
+        parts = [o for o in folders_in(folder) if _OTHER_NAMES.get(o.name.lower(), label_of(o.name)) == label]
+        files += [(Path(o), label) for o, _ in walk_pictures(*parts, left_out=left_out)]
     if not files:
         raise ValueError(f'{folder} has no pictures in a folder FAKE or REAL.')
     return files

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import LABELS, map_files
+from .core import LABELS, map_files, on_disk, printable
 from .dataset import Cifake, Split, labelled_files, split_items, stratified_draw
 from .pictures import inspect_picture
 
@@ -62,7 +62,7 @@ def as_items(
     if len(bad):
         _warn_of_unreadable('unreadable image(s)', len(bad), bad.path.iloc[0], bad.error.iloc[0])
     good = table.loc[table.error == '', ['path', 'label', 'object_class', 'split', 'digest']]
-    return [Item(root/o[0], *o) for o in good.itertuples(index=False, name=None)]
+    return [Item(Path(on_disk(root/o[0])), *o) for o in good.itertuples(index=False, name=None)]
 
 # %% ../../nbs/data/items.ipynb #ba9b1dde
 def extra_items(
@@ -76,9 +76,9 @@ def extra_items(
     items, bad = {}, []
     for (file, label), (digest, _, _, error) in zip(found, looks, strict=True):
         if error:
-            bad.append((file, error))
+            bad.append((printable(file), error))
         else:
-            items[digest] = Item(file, str(file), label, 'unknown', 'train', digest)
+            items[digest] = Item(file, printable(file), label, 'unknown', 'train', digest)
     if bad:
         _warn_of_unreadable(f'of {len(found)} extra file(s)', len(bad), *bad[0])
     return list(items.values())
@@ -119,7 +119,7 @@ def training_items(
     data = Cifake(path)
     split = split or Split()
     table = split_items(data.items, split.valid_pct, split.seed)
-    table = table[table.path.str.startswith('train/')].copy()
+    table = table[data.items.split == 'train'].copy()
     if split.valid is not None:
         table = _split_as_before(table, split.valid)
     if split.subset is not None:
