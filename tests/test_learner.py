@@ -258,3 +258,24 @@ def test_a_bare_output_of_fastai_is_measured_by_the_same_rule(single):
     assert theirs.predictions.p_fake.to_numpy() == pytest.approx(ours.predictions.p_fake.to_numpy(), abs=1e-4)
     assert theirs.auc == pytest.approx(ours.auc, abs=1e-4)
     assert set(ours.predictions.label) == set(LABELS)
+
+
+@pytest.mark.parametrize('change', [dict(window=24), dict(multi_scale=0.5)], ids=lambda o: next(iter(o)))
+def test_windows_that_a_network_does_not_take_are_refused(change):
+    recipe = get_recipe('lenet', arch='test_vit_relpos', **change)
+    with pytest.raises(ValueError, match=f'`{next(iter(change))}` of recipe .* leave'):
+        recipe_learner(blank(), recipe, 0, normalize=False)
+    assert recipe_learner(blank(), get_recipe('lenet', arch='cifakenet', **change), 0, normalize=False)
+
+
+@pytest.mark.parametrize('head', ['fastai', 'dense', 'own'])
+def test_a_transformer_for_larger_images_is_described_for_its_own_size(head):
+    first = cifake_learner(blank(), 'test_vit_relpos', head=head, normalize=False)
+    again = network_of(first.network, 32)
+    again.load_state_dict(first.model.state_dict())
+    assert again.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_a_size_that_a_network_does_not_take_is_refused():
+    for head in ('fastai', 'own'):
+        with pytest.raises(ValueError, match='size=75'): cifake_learner(blank(), 'inception_v3', head=head)

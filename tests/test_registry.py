@@ -4,7 +4,15 @@ import torch
 from safetensors.torch import save_file
 
 from cifake.models.networks import CifakeNet
-from cifake.models.registry import CifakeViT, create_model, list_models, load_weights, model_source, read_weights
+from cifake.models.registry import (
+    CifakeViT,
+    create_model,
+    current_name,
+    list_models,
+    load_weights,
+    model_source,
+    read_weights,
+)
 
 IMAGES = torch.zeros(2, 3, 64, 64)
 
@@ -31,6 +39,32 @@ def test_names_are_many_and_unique():
 
 def test_a_name_that_resembles_none_is_sent_to_the_list():
     with pytest.raises(ValueError, match='See `list_models'): model_source('%%%%%%%%%%')
+
+
+@pytest.mark.parametrize('name, today', [
+    ('convnext_tiny_in22k', 'convnext_tiny.fb_in22k'), ('resnet18.a1_in1k', 'resnet18.a1_in1k'),
+    ('hf-hub:timm/resnet18.a1_in1k', 'resnet18.a1_in1k'), (' squeezenet1_1 ', 'squeezenet1_1')])
+def test_old_and_tagged_names_are_understood(name, today):
+    assert current_name(name) == today
+
+
+@pytest.mark.parametrize('name, near', [
+    ('efficientnet-b0', 'efficientnet_b0'), ('ResNet18', 'resnet18'), ('vit_base_patch16', 'vit_base_patch16'),
+    ('CifakeNet', 'cifakenet'), ('resnet18.a1', 'resnet18.a1_in1k')])
+def test_a_misspelt_name_is_answered_by_the_nearest(name, near):
+    with pytest.raises(ValueError, match=near): model_source(name)
+
+
+def test_a_function_in_place_of_a_name_is_told():
+    with pytest.raises(ValueError, match="give its name, such as 'resnet18'"): model_source(CifakeNet)
+
+
+def test_every_name_in_the_list_is_its_own():
+    assert all(current_name(o) == o for o in list_models())
+
+
+def test_an_argument_that_a_library_does_not_know_is_told():
+    with pytest.raises(ValueError, match="cannot be built with {'depht': 2}"): create_model('test_vit', depht=2)
 
 
 def test_weights_under_other_names_are_taken_in_their_order(net, renamed):

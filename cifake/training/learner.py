@@ -28,7 +28,6 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.vision.core import PILImage, imagenet_stats
-from fastai.vision.learner import add_head, create_body, default_split, has_pool_type, model_meta, vision_learner
 from torch import nn
 
 from ..data.augment import cifake_tfms
@@ -37,8 +36,10 @@ from ..data.dataset import Cifake
 from ..data.items import Item
 from ..data.loaders import CIFAKE_STATS, cifake_block, cifake_dls, memory_dls
 from ..measure.learners import DetectorLoss, Verdicts
+from ..models.bodies import with_new_head
 from ..models.networks import FoldObjects, OneSigmoid
-from ..models.registry import create_model, dense_head, load_weights, model_source
+from ..models.registry import create_model, current_name, dense_head, model_source
+from ..models.sizes import size_problem
 from . import callbacks
 from .processes import current_processes
 from .recipes import Recipe, fit_to
@@ -107,38 +108,6 @@ def _normalize(dls, stats):
             f'These loaders normalise by a mean of {np.round(present[0], 3).tolist()}, this network expects '
             f'{np.round(stats[0], 3).tolist()}: make loaders of its own with `cifake_dls(..., stats=None)`.')
 
-# %% ../../nbs/training/learner.ipynb #b49ccc2f
-def _cut(build, whole):
-    "Where the body of torchvision's network `whole` ends, for fastai's `create_body`; None leaves that to fastai"
-    if build in model_meta: return model_meta[build]['cut']
-    if any(has_pool_type(o) for o in whole.children()): return None
-    names = [name for name,_ in whole.named_children()]
-    if names[1:] == ['classifier']: return 1
-    raise ValueError(
-        f'It is not known where the body of {build.__name__!r} ends and its head begins: choose `head="own"`.')
-
-def _torchvision_learner(dls, arch, fetch, weights_path, n_out, dense, **kwargs):
-    "A learner with a body of torchvision and fastai's head, or the one that `dense` makes for a number of channels"
-    build = torchvision.models.get_model_builder(arch)
-    whole = build(weights='DEFAULT' if fetch else None)
-    if weights_path is not None:
-        load_weights(whole, weights_path, head='classifier' if hasattr(whole, 'classifier') else 'fc')
-    body = create_body(whole, cut=_cut(build, whole))
-    n_in = body.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
-    model = add_head(body, n_in, n_out, head=dense and dense(n_in))
-    kwargs.setdefault('splitter', model_meta.get(build, {}).get('split', default_split))
-    return CifakeLearner(dls, model, **kwargs)
-
-def _timm_learner(dls, arch, fetch, weights_path, n_out, dense, **kwargs):
-    "The same with a body of timm"
-    head = dense and dense(timm.create_model(arch, num_classes=0).num_features)
-    learn = vision_learner(dls, arch, normalize=False, pretrained=fetch, n_out=n_out, custom_head=head, **kwargs)
-    model = learn.model[0].model
-    if weights_path is not None:
-        load_weights(model, weights_path, head=model.default_cfg.get('classifier') or 'head')
-    if hasattr(model, 'pre_logits'): model.pre_logits = nn.Identity() # of VGG's own head, never run
-    return learn
-
 # %% ../../nbs/training/learner.ipynb #e8293ff2
 _OFFLINE = {'httpx', 'requests', 'urllib3', 'huggingface_hub'} # packages whose errors mean that a download failed
 
@@ -166,16 +135,16 @@ def _added_callbacks(dls, objects, precision):
     if objects: cbs.append(callbacks.ObjectTargets())
     return cbs + callbacks.device_callbacks(dls.device, precision)
 
-def _split_learner(dls, network, source, fetch, weights_path, pretrained, **kwargs):
+def _split_learner(dls, network, fetch, weights_path, pretrained, **kwargs):
     "fastai's learner of a body with a head on it, as `network` describes it"
     sigmoid = network['outputs'] == 1
     n_labels = len(dls.vocab)
     n_out = 1 if sigmoid else n_labels*network['objects']
     dense = partial(dense_head, n_out=n_out, hidden=network['hidden'], dropout=network['dropout'])
-    make = _timm_learner if source == 'timm' else _torchvision_learner
     chosen = dense if network['head'] == 'dense' else None
-    learn = make(dls, network['arch'], fetch, weights_path, n_out, chosen, **kwargs)
-    learn.opt = None
+    model, split = with_new_head(network['arch'], n_out, getattr(dls, 'size', None), fetch, weights_path, chosen)
+    kwargs.setdefault('splitter', split)
+    learn = CifakeLearner(dls, model, **kwargs)
     if pretrained: learn.freeze()
     if network['objects'] > 1: learn.model.append(FoldObjects(n_labels))
     if sigmoid: learn.model.append(OneSigmoid())
@@ -201,6 +170,7 @@ def cifake_learner(
     **kwargs:object, # Passed to fastai's `Learner`: `wd`, `opt_func`, `splitter`, ...
 )->Learner: # With the callback `HistoryKeeper`; the body is frozen where `pretrained`
     "A fastai `Learner` for the network `arch` on `dls`; `ConnectionError` where weights cannot be downloaded"
+    arch = current_name(arch)
     source = model_source(arch)
     whole = source == 'cifake' or head == 'own'
     if model_args and not whole:
@@ -217,9 +187,10 @@ def cifake_learner(
     with _fetching(arch, source) if fetch else nullcontext():
         if whole:
             model = create_model(
-                arch, pretrained, weights_path, n_labels, network['objects'], sigmoid, **network['model_args'])
+                arch, pretrained, weights_path, n_labels, network['objects'], sigmoid,
+                getattr(dls, 'size', None), **network['model_args'])
             learn = CifakeLearner(dls, model, **kwargs)
-        else: learn = _split_learner(dls, network, source, fetch, weights_path, pretrained, **kwargs)
+        else: learn = _split_learner(dls, network, fetch, weights_path, pretrained, **kwargs)
     learn.network = network
     if normalize: _normalize(dls, _expected_stats(learn.model, source, pretrained and source != 'cifake'))
     return learn
@@ -295,6 +266,18 @@ def _optimizer_arguments(recipe, precision, device):
         arguments.update(splitter=partial(callbacks.last_layers, n=recipe.train_last), train_bn=False)
     return arguments
 
+def _check_scales(model, recipe):
+    "Refuse windows and scales that the network `model` does not take"
+    change = 1 + recipe.multi_scale
+    sides = dict(window=recipe.window, multi_scale=recipe.multi_scale and max(1, round(recipe.size/change)))
+    if not any(sides.values()): return
+    model = deepcopy(model).to('meta').eval()
+    for name,side in sides.items():
+        if not side or side == recipe.size or size_problem(model, side) is None: continue
+        raise ValueError(
+            f'`{name}` of recipe {recipe.name!r} makes images of {side} px, which the network {recipe.arch!r} does not '
+            f'take beside its {recipe.size} px: leave `{name}` at 0.')
+
 def recipe_learner(
     dls:DataLoaders, # Loaders of `recipe_loaders`
     recipe:Recipe, # Network, loss, optimiser and callbacks
@@ -304,11 +287,13 @@ def recipe_learner(
     **kwargs:object, # Passed to `cifake_learner`: `pretrained`, `weights_path`, `normalize`
 )->Learner: # Not yet trained
     "The learner that `recipe` asks for"
-    return cifake_learner(
+    learn = cifake_learner(
         dls, recipe.arch, label_smoothing=recipe.label_smoothing, objects=recipe.objects, sigmoid=recipe.outputs == 1,
         head=recipe.head, hidden=recipe.hidden, dropout=recipe.dropout, model_args=recipe.model_args,
         precision=precision, cbs=_recipe_callbacks(recipe, seed) + list(cbs or []),
         **_optimizer_arguments(recipe, precision, dls.device), **kwargs)
+    _check_scales(learn.model, recipe)
+    return learn
 
 # %% ../../nbs/training/learner.ipynb #4673e8d8
 def blank_dls(
