@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -273,3 +274,48 @@ def test_two_processes_share_a_study(small):
 def test_a_real_trial_leaves_no_run_behind(small, tmp_path):
     study = search_recipe('mlp', dict(lr=[1e-3]), trials=1, **small)
     assert 0 <= study.best_value <= 1 and not (tmp_path/'runs').exists()
+
+
+# Trials that fail, and where a study is kept
+
+@pytest.mark.parametrize('prune', [False, True])
+def test_a_trial_that_diverges_is_one_failed_trial(small, prune, capsys):
+    small = {**small, 'epochs': 2}
+    study = search_recipe('lenet', dict(lr=[1e-3, 1e30]), trials=9, grid=True, prune=prune, **small)
+    states = {o.params['lr']: o.state.name for o in study.trials}
+    assert states == {1e-3: 'COMPLETE', 1e30: 'FAIL'} and study.best_params == dict(lr=1e-3)
+    assert 'diverged' in capsys.readouterr().out
+
+
+def test_failed_trials_are_counted_and_told(small):
+    def train(recipe, **kwargs):
+        if recipe.bs == 64: raise RuntimeError('out of memory')
+        return ended()
+    with trains(train): study = search_recipe('mlp', dict(bs=[32, 64]), trials=6, **small)
+    assert len(study.trials) == 6
+    assert all(o.user_attrs.get('error') == 'out of memory' for o in study.trials if o.params['bs'] == 64)
+
+
+def test_a_search_in_which_all_fails_says_why(small):
+    def train(**kwargs): raise RuntimeError('no memory at all')
+    with trains(train), pytest.raises(ValueError, match='All 2 trials failed, .*no memory at all'):
+        search_recipe('mlp', dict(bs=[32, 64]), trials=2, **small)
+
+
+@pytest.mark.parametrize('storage', ['study.db', Path('study.db'), 'a b.db', 'sqlite:///study.db'], ids=str)
+def test_a_study_is_kept_in_a_file_however_it_is_named(small, storage):
+    with trains(ended):
+        for n in (1, 2): study = search_recipe('mlp', dict(bs=[32, 64]), trials=n, storage=storage, **small)
+    assert len(study.trials) == 2 and list(Path().glob('*.db'))
+
+
+@pytest.mark.parametrize('storage', ['gone/study.db', Path('gone')/'study.db', 'sqlite:///gone/study.db'], ids=str)
+def test_a_folder_that_is_not_there_is_named(small, storage):
+    with trains(ended), pytest.raises(FileNotFoundError, match='there is no folder gone'):
+        search_recipe('mlp', dict(bs=[32, 64]), trials=1, storage=storage, **small)
+
+
+@pytest.mark.parametrize('storage', ['nosuch://host/study', 'mysql+nodriver://host/study'])
+def test_an_address_that_is_none_is_refused(small, storage):
+    with trains(ended), pytest.raises(ValueError, match='cannot be opened'):
+        search_recipe('mlp', dict(bs=[32, 64]), trials=1, storage=storage, **small)

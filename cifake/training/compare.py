@@ -32,7 +32,7 @@ from ..models.registry import model_source
 from .callbacks import choose_precision
 from .processes import refuse_several
 from .recipes import Recipe, fit_to, get_recipe
-from .runs import FolderBusy, FolderTaken, locked, remove_partial_files
+from .runs import FolderTaken, locked, remove_partial_files
 from .train import load_run, resume_run, train_learner
 
 # %% ../../nbs/training/compare.ipynb #00e71185
@@ -171,7 +171,7 @@ def _run_all(jobs, data, requests, weights, end, **kwargs):
         try: _run_one(folder, data, requests[folder], train, [StopAfter(end)])
         except KeyboardInterrupt:
             if time.monotonic() < end: raise # a person's
-        except (ConnectionError, FolderBusy) as e: print(f'{folder.name} did not run: {e}')
+        except Exception as e: print(f'{folder.name} did not run: {e}') # the others may
 
 # %% ../../nbs/training/compare.ipynb #46512842
 def compare_recipes(
@@ -254,6 +254,13 @@ def _row(folder, report, p_value):
         epochs=card['epochs_done'], parameters=card.get('parameters'), flops=card.get('flops'),
         minutes=card.get('seconds', math.nan)/60, pflop=card.get('training_pflop'))
 
+def _report_of_run(folder, split, path, digest):
+    "The report of the run in `folder`; None where it is not finished"
+    card = _card_in(folder)
+    if card['status'] != 'finished': return None
+    data = path or card['data']
+    return _on_test(folder, data, digest) if split == 'test' else _on_validation(folder, data)
+
 def _reports(out, split, path):
     "Reports of the finished runs in `out`, the best first"
     folders = sorted(o.parent for o in out.glob('*/recipe.json'))
@@ -261,10 +268,11 @@ def _reports(out, split, path):
     digest = cache(_test_digest)
     reports = {}
     for folder in folders:
-        card = _card_in(folder)
-        if card['status'] != 'finished': continue
-        data = path or card['data']
-        reports[folder] = _on_test(folder, data, digest) if split == 'test' else _on_validation(folder, data)
+        try: report = _report_of_run(folder, split, path, digest)
+        except (ValueError, KeyError, OSError) as e:
+            print(f'{folder.name} is left out: {e}')
+            continue
+        if report: reports[folder] = report
     return dict(sorted(reports.items(), key=lambda o: -o[1].accuracy))
 
 def leaderboard(

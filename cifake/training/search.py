@@ -7,6 +7,7 @@ __all__ = ['PAPER_SPACES', 'with_settings', 'search_recipe', 'best_recipe', 'plo
 
 # %% ../../nbs/training/search.ipynb #040e7253
 import inspect
+import math
 import os
 import platform
 import tempfile
@@ -94,14 +95,33 @@ def _proposed(trial, name, values):
     suggest = trial.suggest_int if whole else trial.suggest_float
     return suggest(name, low, high, log='log' in values)
 
+def _storage_address(storage):
+    "The address of the database that `storage` means: a path is an SQLite file; anything else but text is left alone"
+    if not isinstance(storage, (str, os.PathLike)): return storage
+    address = os.fspath(storage)
+    if '://' not in address: address = f'sqlite:///{Path(address).expanduser()}'
+    file = address.removeprefix('sqlite:///')
+    if file == address or not file or file == ':memory:': return address
+    folder = Path(file).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f'`storage` is {storage!r}, and there is no folder {folder}: make it first.')
+    return address
+
 _CLASHES = 'OperationalError', 'ProgrammingError', 'IntegrityError', 'StorageInternalError' # of SQLAlchemy and Optuna
+
+def _no_storage(storage, error):
+    "The error to raise for `error` while a study is created in `storage`"
+    if not isinstance(storage, str) or isinstance(error, ValueError): return error
+    return ValueError(f'`storage` is {storage!r}, which cannot be opened ({error}): '
+                      'name a file, such as `study.db`, or an address that SQLAlchemy knows.')
 
 def _create_study(optuna, tries=8, **kwargs):
     "The study; several processes may make the tables of a new database at the same moment, so we try again"
     for i in range(tries):
         try: return optuna.create_study(direction='maximize', load_if_exists=True, **kwargs)
         except Exception as e:
-            if type(e).__name__ not in _CLASHES or i == tries - 1: raise
+            if type(e).__name__ not in _CLASHES: raise _no_storage(kwargs['storage'], e) from e
+            if i == tries - 1: raise
             time.sleep(0.1*2**i*np.random.default_rng().uniform(0.5, 1))
 
 def _keep_request(study, **request):
@@ -119,9 +139,13 @@ def _combinations(space):
     "Every combination of the choices in `space`"
     return [dict(zip(space, o, strict=True)) for o in product(*space.values())]
 
+def _ended_trials(study, ended):
+    "Trials that are over: those in a state of `ended`, and those that failed by themselves; interrupted ones are not"
+    return [o for o in study.get_trials(deepcopy=False) if o.state in ended or 'error' in o.user_attrs]
+
 def _open_combinations(study, ended, space):
     "The combinations of a grid of which no trial has ended"
-    tried = [o.params for o in study.get_trials(deepcopy=False, states=ended)]
+    tried = [o.params for o in _ended_trials(study, ended)]
     return [o for o in _combinations(space) if o not in tried]
 
 def _grid_sampler(optuna, ended, space, seed):
@@ -155,20 +179,35 @@ def _objective(integration, recipe, space, prune, **kwargs):
         return float(rows.accuracy[rows.valid_loss.idxmin()])
     return objective
 
+def _one_failed_trial(optuna, objective):
+    "`objective`, but an error in it makes one failed trial, which keeps the error"
+    def guarded(trial):
+        try: return objective(trial)
+        except optuna.TrialPruned: raise
+        except Exception as e:
+            trial.set_user_attr('error', f'{e}')
+            print(f'Trial {trial.number} failed: {e}')
+            return math.nan # which Optuna takes for a failure
+    return guarded
+
 def _optimize(optuna, study, objective, trials, ended, grid):
     "Run trials until `trials` have ended, or every combination of the space `grid`, where there is one"
-    def all_tried(): return grid is not None and not _open_combinations(study, ended, grid)
-    def stop_if_all_tried(study, trial):
-        if all_tried(): study.stop()
-    if len(study.get_trials(deepcopy=False, states=ended)) >= trials or all_tried(): return
-    enough = optuna.study.MaxTrialsCallback(trials, states=ended)
-    study.optimize(objective, callbacks=[enough, stop_if_all_tried])
+    def is_over():
+        if len(_ended_trials(study, ended)) >= trials: return True
+        return grid is not None and not _open_combinations(study, ended, grid)
+    def stop_if_over(study, trial):
+        if is_over(): study.stop()
+    if is_over(): return
+    study.optimize(_one_failed_trial(optuna, objective), callbacks=[stop_if_over])
+    failed = [o for o in study.get_trials(deepcopy=False) if 'error' in o.user_attrs]
+    if len(failed) == len(_ended_trials(study, ended)):
+        raise ValueError(f'All {len(failed)} trials failed, the first since: {failed[0].user_attrs["error"]}')
 
 @contextmanager
 def _quietly(optuna):
-    "Let Optuna report warnings alone"
+    "Let Optuna report errors alone"
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try: yield
     finally: optuna.logging.set_verbosity(level)
 
@@ -177,8 +216,8 @@ def search_recipe(
     recipe:str|Recipe='quick', # Name in `RECIPES`, or a `Recipe`
     space:dict=None, # A list, (lowest, highest) or (lowest, highest, 'log') by name; None searches batch size and rate
     path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None looks in the usual places
-    trials:int=20, # Trials of the study, pruned ones included
-    storage:str=None, # Database, such as `sqlite:///study.db`, to go on later or in several processes; None is memory
+    trials:int=20, # Trials of the study, pruned and failed ones included
+    storage:str|Path|object=None, # File such as `study.db`, or a database's address, to go on later; None is memory
     name:str=None, # Name of the study in `storage`; None takes the recipe's
     grid:bool=False, # Try every combination of a space of lists, until each has ended once
     prune:bool=True, # Stop trials that are behind
@@ -200,7 +239,8 @@ def search_recipe(
     if grid: sampler = _grid_sampler(optuna, ended, space, seed)
     objective = _objective(integration, chosen, space, prune, path=data, seed=seed, subset=subset)
     with _quietly(optuna):
-        study = _create_study(optuna, storage=storage, sampler=sampler, study_name=name or chosen.name)
+        study = _create_study(
+            optuna, storage=_storage_address(storage), sampler=sampler, study_name=name or chosen.name)
         _keep_request(
             study, recipe=asdict(replace(chosen, note='', source='', reported='', deviations='')),
             space={k: repr(v) for k,v in space.items()}, images=items_digest(training_items(data, Split(seed=seed))),
