@@ -12,19 +12,23 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 
 from fastcore.script import anno_parser
 
+from .data.core import printable, settle_process
+
 # %% ../nbs/cli.ipynb #d7f122ba
 class _Page(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog):
-        width = min(100, shutil.get_terminal_size().columns)
-        super().__init__(prog, max_help_position=28, width=width)
+        super().__init__(prog, max_help_position=28, width=min(100, shutil.get_terminal_size().columns))
 
 _STATUS = """exit status:
   0  done
@@ -32,15 +36,33 @@ _STATUS = """exit status:
   2  the command line was not understood
   130  interrupted by Ctrl-C"""
 
-def _run(func, parser, arguments):
+def _open_streams():
+    "Let standard streams take any text, those too that were closed by who started this process"
+    for name,mode in dict(stdin='r', stdout='w', stderr='w').items():
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, mode, encoding='utf-8'))
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # for other alphabets
+
+@contextmanager
+def _written_out():
+    "Write out standard output at the end; drop what cannot be written, which Python would try once more"
+    try: yield
+    finally:
+        try: sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
+
+def _run(func, parser, arguments, keeps):
     "Run `func` on the command line's `arguments`; the exit status"
-    values = vars(parser.parse_args(arguments))
-    for name in ('pdb', 'xtra'): values.pop(name, None)
+    _open_streams()
     warnings.filterwarnings('ignore', message='.*torch.jit.script.*') # raised in timm; users cannot act on it
-    try: return func(**values) or 0
-    except BrokenPipeError: # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    try:
+        with _written_out():
+            values = vars(parser.parse_args(arguments))
+            for name in ('pdb', 'xtra'): values.pop(name, None)
+            if keeps: settle_process()
+            return func(**values) or 0
+    except BrokenPipeError: return 0 # `| head` has read enough
     except (ValueError, OSError, ImportError) as e:
         print(f'{parser.prog}: {e}', file=sys.stderr)
         return 1
@@ -50,6 +72,7 @@ def command(
     examples:str, # Lines with a command and what it does
     pos:list=None, # Parameters without a name on the command line
     many:str=None, # The one of them that may be given any number of times
+    keeps:bool=True, # Whether it, or a library that it uses, keeps files in `cifake_home()`
 )->Callable: # Decorator
     "Make a console command of a function, with examples and exit statuses on its `--help` page"
     def _decorate(func):
@@ -62,7 +85,7 @@ def command(
             parser.formatter_class = _Page
             parser.description = inspect.getdoc(func)
             parser.epilog = f'examples:\n{inspect.cleandoc(examples)}\n\n{_STATUS}'
-            sys.exit(_run(func, parser, sys.argv[1:]))
+            sys.exit(_run(func, parser, sys.argv[1:], keeps))
         return _main
     return _decorate
 
@@ -70,20 +93,23 @@ def command(
 def _sources(names, files_from, flat):
     "Names and sources for the arguments, then for the lines of a file"
     from cifake.data.pictures import MAX_BYTES
+    from cifake.serve.lists import names_in
     from cifake.serve.sources import expand
     lines = ()
-    if files_from: lines = sys.stdin if files_from == '-' else Path(files_from).open(encoding='utf-8')
-    for name in (*(names or ()), *(line.rstrip('\n') for line in lines)):
+    if files_from: lines = names_in(sys.stdin.buffer if files_from == '-' else open(files_from, 'rb'))
+    for name in chain(names or (), lines):
         if name == '-': yield 'standard input', sys.stdin.buffer.read(MAX_BYTES + 1)
         else: yield from expand(name, not flat)
 
 def _printable(text):
-    "`text` with escapes for what moves the cursor or ends the line"
-    return ''.join(o if o.isprintable() else o.encode('unicode_escape', 'surrogatepass').decode() for o in text)
+    "`text` with escapes for bytes that are no UTF-8, and for what moves the cursor or ends the line"
+    text = printable(text)
+    return ''.join(o if o.isprintable() else o.encode('unicode_escape').decode() for o in text)
 
-def _without_nan(row, empty): return {k: empty if v != v else v for k,v in row.items()}
-
-def _print_json(row): print(json.dumps(_without_nan(row, None)))
+def _plain_row(row, empty):
+    "A row whose text is UTF-8, with `empty` in place of NaN"
+    row = {k: printable(v) if isinstance(v, str) else v for k,v in row.items()}
+    return {k: empty if v != v else v for k,v in row.items()}
 
 def _print_line(row):
     note = row['error'] or row['note']
@@ -93,15 +119,15 @@ def _print_line(row):
 
 def _printer(format):
     "A function that prints a row; the head of a table is printed at once"
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='backslashreplace') # for other alphabets
-    if format == 'jsonl': return _print_json
+    if format == 'jsonl': return lambda row: print(json.dumps(_plain_row(row, None)))
     if format == 'table':
         print(f'{"verdict":8}{"p_fake":8}file')
         return _print_line
     from cifake.serve.detector import COLUMNS
+    if not sys.stdout.isatty() and not os.environ.get('PYTHONIOENCODING'): sys.stdout.reconfigure(encoding='utf-8')
     table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator='\n')
     table.writeheader()
-    return lambda row: table.writerow(_without_nan(row, ''))
+    return lambda row: table.writerow(_plain_row(row, ''))
 
 def _two_numbers(text):
     "The numbers in `--band`"
@@ -119,10 +145,9 @@ def _print_rows(batches, show):
                 for row in rows: show(row)
             bar.update(len(rows))
             found += sum(not o['error'] for o in rows)
-    sys.stdout.flush()
     return found
 
-@command(pos=['sources'], many='sources', examples="""
+@command(pos=['sources'], many='sources', keeps=False, examples="""
       cifake-predict cat.jpg                       FAKE, REAL or unsure, with p_fake
       cifake-predict pictures/ more.zip 'new/*.png'
       cifake-predict pictures/ --format csv > verdicts.csv
@@ -336,21 +361,22 @@ def cifake_evaluate(
     at its own threshold and at the best one; recalls on pictures from elsewhere; McNemar's exact test
     against another detector."""
     from cifake.measure.evaluate import evaluate
-    name = Path(run).name
+    name = printable(Path(run).name)
     own = path if split == 'test' else None
     learn = _learner(run, path, split)
     report = evaluate(learn, own, split, threshold)
     tables = {}
     if against:
-        title = f'McNemar, {name} against {Path(against).name}'
+        title = f'McNemar, {name} against {printable(Path(against).name)}'
         tables['against'] = title, _against(report, against, learn, path, split)
     if corruptions: tables['corruptions'] = 'under corruptions', _corruptions(learn, own, split, threshold)
     if sources: tables['sources'] = 'pictures from elsewhere', _elsewhere(learn, own, sources, threshold, quality)
     _print_report(report, tables)
+    text = dict(encoding='utf-8', errors='backslashreplace')
     if save:
-        Path(save).write_text(report.to_json(predictions=True), encoding='utf-8')
-        for key,(_,table) in tables.items(): table.to_csv(Path(save).with_suffix(f'.{key}.csv'))
-    if html: Path(html).write_text(report.to_html(f'{name}, {split}', dict(tables.values())), encoding='utf-8')
+        Path(save).write_text(report.to_json(predictions=True), **text)
+        for key,(_,table) in tables.items(): table.to_csv(Path(save).with_suffix(f'.{key}.csv'), **text)
+    if html: Path(html).write_text(report.to_html(f'{name}, {split}', dict(tables.values())), **text)
 
 # %% ../nbs/cli.ipynb #ce032cc2
 @command(examples="""
@@ -368,8 +394,6 @@ def cifake_app(
 
     Uploads stay on this machine. They are deleted after ten to twenty minutes, and all of them when
     the page is stopped."""
-    import signal
-
     from cifake.serve.app import launch_app
     from cifake.serve.detector import load_detector
     signal.signal(signal.SIGTERM, signal.default_int_handler) # so that a service cleans up when it is ended

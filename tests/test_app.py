@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from gradio_client import Client, handle_file
@@ -127,6 +128,40 @@ def test_uploads_go_when_their_time_is_over_and_with_the_page(robust, tmp_path, 
     assert not uploads()
     app.close(verbose=False)
     assert not folder.exists()
+
+
+def test_a_page_starts_past_a_proxy_that_is_down(robust, monkeypatch):
+    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9' if 'http' in name.lower() else 'socks5://127.0.0.1:9')
+    monkeypatch.setenv('NO_PROXY', 'example.org')
+    app = launch_app(robust, **QUIET)
+    app.close(verbose=False)
+    assert os.environ['NO_PROXY'] == 'example.org' and 'no_proxy' not in os.environ
+
+
+@pytest.mark.parametrize('given, hosts, seen', [
+    (None, 'localhost', 'localhost'), ('a.org', 'localhost', 'a.org,localhost'), ('a.org', '*', '*'), ('*', 'b', '*')])
+def test_hosts_that_need_no_proxy_are_added_for_a_while(monkeypatch, given, hosts, seen):
+    for name in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(name, raising=False)
+    if given: monkeypatch.setenv('NO_PROXY', given)
+    with room._past_proxies(hosts): assert os.environ['no_proxy'] == os.environ['NO_PROXY'] == seen
+    assert os.environ.get('NO_PROXY') == given and 'no_proxy' not in os.environ
+
+
+def test_uploads_have_a_place_where_gradios_belongs_to_another_user(monkeypatch, tmp_path):
+    (tmp_path/'gradio').write_text('')
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path/'gradio'))
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'ours'))
+    room._gradio()
+    assert os.environ['GRADIO_TEMP_DIR'] == str(tmp_path/'ours'/'gradio')
+
+
+def test_examples_need_no_home(monkeypatch, tmp_path):
+    (tmp_path/'full').write_text('')
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'full'))
+    assert len(room._examples(tmp_path)) == 4
+    monkeypatch.setattr(room, 'demo_cifake', Mock(side_effect=OSError(28, 'No space left on device')))
+    assert room._examples(tmp_path) == []
 
 
 def test_the_extra_is_named(monkeypatch):

@@ -124,6 +124,41 @@ def test_a_source_that_cannot_be_opened_does_not_end_the_work(call, mixed):
     assert all(o['error'] for o in rows[:3]) and rows[3]['verdict']
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='other systems have no such names')
+def test_names_that_are_not_utf_8_are_escaped_everywhere(call, mixed):
+    shutil.copy('mixed/0.jpg', b'caf\xe9.jpg')
+    _, table, _ = call('cifake-predict', os.fsdecode(b'caf\xe9.jpg'))
+    _, rows, _ = call('cifake-predict', os.fsdecode(b'caf\xe9.jpg'), '--format', 'csv')
+    _, lines, _ = call('cifake-predict', '--files-from', '-', '--format', 'jsonl', given=b'caf\xe9.jpg\r\n\r\n')
+    assert r'caf\xe9.jpg' in table and r'caf\xe9.jpg' in rows
+    assert json.loads(lines)['file'] == r'caf\xe9.jpg' and not json.loads(lines)['error']
+
+
+def test_a_list_that_is_none_says_so(call, mixed):
+    for name, said in {'mixed/0.jpg': 'no text', 'gone.txt': 'gone.txt', 'mixed': 'mixed'}.items():
+        status, _, error = call('cifake-predict', '--files-from', name)
+        assert status == 1 and said in error and len(error.splitlines()) <= 2
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs /dev/full')
+@pytest.mark.parametrize('output, status, said', [
+    ('>&-', 0, ''), ('2>&-', 0, ''), ('<&-', 0, ''), ('> /dev/full', 1, 'No space left'), ('| head -c 0', 0, '')])
+def test_output_that_goes_nowhere(mixed, output, status, said):
+    command = ['bash', '-o', 'pipefail', '-c', f'cifake-data find {demo_cifake(n=200)} {output}']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count('\n')) == (status, bool(said)) and said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252'])
+def test_any_name_can_be_shown_in_any_encoding(mixed, monkeypatch, encoding):
+    shutil.copy('mixed/0.jpg', 'größe 図.jpg')
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(out, encoding))
+    monkeypatch.setattr(sys, 'argv', ['cifake-predict', 'größe 図.jpg'])
+    with pytest.raises(SystemExit): cifake_predict()
+    assert rb'\u56f3.jpg' in out.getvalue()
+
+
 @pytest.mark.slow
 def test_a_reader_that_has_enough_ends_it_quietly(mixed):
     command = 'yes mixed/0.jpg | head -3000 | cifake-predict --files-from - --format csv | head -2'

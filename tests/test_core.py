@@ -31,6 +31,7 @@ from cifake.data.core import (
     plain,
     project_url,
     replacing,
+    settle_process,
     show_versions,
     to_json,
     write_file,
@@ -97,6 +98,40 @@ def test_files_of_other_libraries_go_where_they_can_be_written(monkeypatch, tmp_
     monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'ours'))
     (tmp_path/'file').write_text('')
     assert place_for(tmp_path/'hub') == tmp_path/'hub' and place_for(tmp_path/'file'/'hub') == tmp_path/'ours'/'hub'
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    "Variables that other libraries look at, which are as before after the test"
+    names = 'CIFAKE_HOME', 'MPLCONFIGDIR', 'XDG_CACHE_HOME', 'TMPDIR'
+    for name in names: monkeypatch.setenv(name, '')
+    for name in names: monkeypatch.delenv(name)
+
+
+def test_a_command_on_a_usual_machine_changes_no_variable(variables, monkeypatch, tmp_path):
+    monkeypatch.setattr('cifake.data.core.user_cache_path', lambda *args, **kwargs: tmp_path)
+    before = dict(os.environ)
+    settle_process()
+    assert dict(os.environ) == before
+
+
+def test_a_command_without_a_home_gives_other_libraries_a_place(variables, homeless):
+    settle_process()
+    home = cifake_home()
+    assert os.environ['XDG_CACHE_HOME'] == str(home/'caches') and os.environ['MPLCONFIGDIR'] == str(home/'matplotlib')
+    assert home.parent == homeless/'tmp' and 'TMPDIR' not in os.environ
+
+
+def test_a_command_without_a_temporary_folder_makes_one_or_names_the_variable(variables, homeless, monkeypatch):
+    def nowhere():
+        if tempfile.tempdir: return tempfile.tempdir
+        raise FileNotFoundError('No usable temporary directory found')
+    monkeypatch.setattr(tempfile, 'tempdir', None)
+    monkeypatch.setattr(tempfile, 'gettempdir', nowhere)
+    with pytest.raises(OSError, match='set CIFAKE_HOME'): settle_process()
+    os.environ['CIFAKE_HOME'] = str(homeless/'ours')
+    settle_process()
+    assert tempfile.tempdir == os.environ['TMPDIR'] == str(homeless/'ours'/'tmp')
 
 
 def test_text_and_bytes_are_written_and_folders_made(tmp_path):

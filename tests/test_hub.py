@@ -12,7 +12,7 @@ from safetensors.numpy import load, save_file
 
 import cifake
 from cifake.serve.card import box_card, box_file, read_card
-from cifake.serve.hub import NAME, from_hub, model_card, push_to_hub
+from cifake.serve.hub import NAME, _hub_cache, from_hub, model_card, push_to_hub
 
 CARD = box_card('robust')
 COMMIT = 'a'*40
@@ -181,3 +181,13 @@ def test_a_note_and_a_band_stand_on_the_page():
 def test_a_card_cannot_change_the_page():
     text = model_card(dict(BARE, name='{{ 7*7 }} {% if x %}\n# Evil')).text
     assert '{{ 7*7 }} {% if x %} # Evil' in text and '49' not in text.split('\n')[1]
+
+
+def test_a_cache_that_cannot_be_written_is_used_for_what_it_holds(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path/'hub'))
+    monkeypatch.setenv('CIFAKE_HOME', str(tmp_path/'ours'))
+    assert _hub_cache('USER/robust') == tmp_path/'hub'
+    monkeypatch.setattr('cifake.data.core.can_write', lambda folder: False)
+    assert _hub_cache('USER/robust') == tmp_path/'ours'/'hub'
+    (tmp_path/'hub'/'models--USER--robust').mkdir(parents=True)
+    assert _hub_cache('USER/robust') == tmp_path/'hub'

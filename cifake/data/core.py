@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'PICTURE_SUFFIXES', 'progress', 'is_picture', 'part_of_system', 'printable', 'on_disk',
-           'can_write', 'cifake_home', 'home_errors', 'place_for', 'replacing', 'write_file', 'digest_of',
-           'file_digest', 'items_digest', 'plain', 'to_json', 'json_values', 'available_cores', 'can_share',
-           'map_files', 'marked_training', 'other_trainings', 'show_versions', 'project_url']
+           'can_write', 'cifake_home', 'home_errors', 'place_for', 'settle_process', 'replacing', 'write_file',
+           'digest_of', 'file_digest', 'items_digest', 'plain', 'to_json', 'json_values', 'available_cores',
+           'can_share', 'map_files', 'marked_training', 'other_trainings', 'show_versions', 'project_url']
 
 # %% ../../nbs/data/core.ipynb #dd253751
 import hashlib
@@ -76,6 +76,8 @@ def printable(
     def escape(found):
         code = ord(found[0])
         return f'\\x{code - 0xdc00:02x}' if 0xdc80 <= code <= 0xdcff else f'\\u{code:04x}'
+    with suppress(UnicodeError): # a system with another encoding, whose files have names in UTF-8
+        return os.fsencode(path).decode()
     return re.sub('[\ud800-\udfff]', escape, os.fspath(path))
 
 def on_disk(
@@ -85,7 +87,12 @@ def on_disk(
     path = os.fspath(path)
     found = re.sub(r'\\x([89a-f][0-9a-f])', lambda o: chr(0xdc00 + int(o[1], 16)), path)
     found = re.sub(r'\\u(d[89a-f][0-9a-f]{2})', lambda o: chr(int(o[1], 16)), found)
-    return path if found == path or os.path.lexists(path) else found
+    if path.isascii() and found == path or os.path.lexists(path):
+        return path
+    with suppress(UnicodeError):
+        encoded = os.fsdecode(path.encode())
+        return encoded if os.path.lexists(encoded) else found
+    return found
 
 # %% ../../nbs/data/core.ipynb #36d970c7
 def can_write(
@@ -148,6 +155,33 @@ def place_for(
     "`folder` if it can be written"
     folder = Path(os.path.abspath(os.path.expanduser(folder)))
     return folder if can_write(folder) else cifake_home()/folder.name
+
+# %% ../../nbs/data/core.ipynb #470e315f
+def _has_temporary():
+    try:
+        return bool(tempfile.gettempdir())
+    except OSError:
+        return False
+
+def settle_process()->None:
+    "Let other libraries in this process keep files in `cifake_home()`, where the usual places cannot be written"
+    is_usual = can_write(user_cache_path())
+    if is_usual and _has_temporary():
+        return
+    home = cifake_home().absolute()
+    if not can_write(home):
+        if _has_temporary(): # each of them takes one of its own
+            return
+        raise OSError(f'{home} cannot be written, and there is no folder for temporary files: '
+                      'set CIFAKE_HOME to a folder that can be written.')
+    for name in ('tmp', 'matplotlib', 'caches'):
+        (home/name).mkdir(parents=True, exist_ok=True)
+    os.environ['CIFAKE_HOME'] = str(home)
+    os.environ.setdefault('MPLCONFIGDIR', str(home/'matplotlib'))
+    if not is_usual:
+        os.environ['XDG_CACHE_HOME'] = str(home/'caches')
+    if not _has_temporary():
+        os.environ['TMPDIR'] = tempfile.tempdir = str(home/'tmp')
 
 # %% ../../nbs/data/core.ipynb #26ab0a0a
 @contextmanager

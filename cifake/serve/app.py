@@ -9,17 +9,21 @@ __all__ = ['STYLE', 'verdict_html', 'look_closer', 'judge_one', 'judge_many', 'b
 import base64
 import html
 import io
+import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import getproxies
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..data.core import project_url
+from ..data.core import can_write, place_for, project_url
 from ..data.demo import demo_cifake
 from ..explain.verdict import CHANGES, occlusion_map, plot_stability, stability
 from .detector import Detector, load_detector
@@ -133,13 +137,35 @@ def look_closer(
     changes = ''.join(_image(fig, f'p_fake against {change}') for fig,change in figs)
     return _CLOSER.format(maps=maps, text=text, n=len(table) - 1, changes=changes)
 
-# %% ../../nbs/serve/app.ipynb #ce6556f7
+# %% ../../nbs/serve/app.ipynb #3fe01ee1
+_NAMES = 'no_proxy', 'NO_PROXY'
+
+@contextmanager
+def _past_proxies(
+    hosts:str, # Hosts with commas, or `*` for all
+)->Iterator[None]:
+    "Reach `hosts` without a proxy"
+    before = {o: os.environ.get(o) for o in _NAMES}
+    found = list(filter(None, [before['no_proxy'] or before['NO_PROXY'], hosts]))
+    os.environ.update(dict.fromkeys(_NAMES, '*' if '*' in found else ','.join(found)))
+    try: yield
+    finally:
+        for name,value in before.items():
+            if value is None: del os.environ[name]
+            else: os.environ[name] = value
+
 def _gradio():
     "gradio, or an error that names the extra"
     if find_spec('gradio') is None: raise ImportError('The web page needs gradio: pip install "cifake[app]".')
-    import gradio
+    proxies = {kind: o for kind,o in getproxies().items() if kind != 'no'}
+    unusable = any(o.startswith('socks') for o in proxies.values()) and find_spec('socksio') is None
+    with _past_proxies('*' if unusable else ''):
+        import gradio
+    uploads = Path(gradio.utils.get_upload_folder()).absolute()
+    if not can_write(uploads): os.environ['GRADIO_TEMP_DIR'] = str(place_for(uploads)) # read at each upload
     return gradio
 
+# %% ../../nbs/serve/app.ipynb #ce6556f7
 def _picture_field(gr, **kwargs):
     "A field for one picture that gives the path of the file as it was uploaded"
     field = gr.Image(**kwargs)
@@ -208,12 +234,20 @@ def _head(detector):
     if not site: return text
     return f"{text}\n[What such detectors cannot do]({site.rstrip('/')}/explanations/limits.html)."
 
+def _examples(folder):
+    "Files of four images of the demo set; none where no set can be drawn"
+    for place in None, Path(folder)/'demo':
+        with suppress(OSError, ValueError): # a home that cannot be written, or that holds a part of a set
+            root = demo_cifake(place)/'test'
+            found = [sorted((root/label).glob('*.jpg'))[i] for label in ('FAKE', 'REAL') for i in (0, 7)]
+            # gradio serves files of temporary folders only
+            return [shutil.copy(o, Path(folder)/f'example-{i}.jpg') for i,o in enumerate(found)]
+    return []
+
 def _example_field(gr, picture, folder):
     "Four images of the demo set, of which the one chosen is put into the field `picture`"
-    root = demo_cifake()/'test'
-    found = [sorted((root/label).glob('*.jpg'))[i] for label in ('FAKE', 'REAL') for i in (0, 7)]
-    # gradio serves files of temporary folders only
-    files = [shutil.copy(o, Path(folder)/f'example-{i}.jpg') for i,o in enumerate(found)]
+    files = _examples(folder)
+    if not files: return
     def choose(event:gr.SelectData): return files[event.index]
     shown = gr.Gallery(files, label='Drawn by this library, to try the page', columns=4, height=220, interactive=False,
                        object_fit='contain', allow_preview=False, buttons=[], elem_id='examples')
@@ -279,6 +313,9 @@ def launch_app(
     "Serve the web page of a detector; `ImportError` without the extra `app`, `OSError` where the port is taken"
     app = build_app(detector, most_files, keep)
     theme = _gradio().themes.Default(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
-    app.launch(server_name=host, server_port=port, share=share, max_file_size=f'{most_mb}mb', theme=theme, css=STYLE,
-               footer_links=['api'], ssr_mode=False, **kwargs)
+    runs_on = kwargs.pop('prevent_thread_lock', False) or bool(getattr(sys, 'ps1', sys.flags.interactive))
+    with _past_proxies(f'localhost,127.0.0.1,::1,{host}' if share else '*'):
+        app.launch(server_name=host, server_port=port, share=share, max_file_size=f'{most_mb}mb', theme=theme,
+                   css=STYLE, footer_links=['api'], ssr_mode=False, prevent_thread_lock=True, **kwargs)
+    if not runs_on: app.block_thread()
     return app

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.core import project_url
+from ..data.core import place_for, project_url
 from ..measure.metrics import MEASURES
 from .card import detector_file, read_card
 from .detector import Detector, load_detector
@@ -209,6 +209,14 @@ def push_to_hub(
         return api.create_commit(repo_id, files, commit_message=message).commit_url
 
 # %% ../../nbs/serve/hub.ipynb #85ae99d4
+def _hub_cache(repo_id):
+    "The Hub's cache, or one in `cifake_home()` where it cannot be written and does not hold `repo_id`"
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+    usual = Path(constants.HF_HUB_CACHE)
+    is_kept = (usual/repo_folder_name(repo_id=repo_id, repo_type='model')).exists()
+    return usual if is_kept else place_for(usual)
+
 def from_hub(
     repo_id:str, # `USER/NAME` on the Hub
     filename:str=NAME, # Of the file there
@@ -221,6 +229,7 @@ def from_hub(
 )->Detector: # Ready to `predict`
     "A detector from the Hub; `FileNotFoundError` where there is none, `OSError` where the Hub cannot be reached"
     from huggingface_hub import hf_hub_download
+    cache_dir = cache_dir or _hub_cache(repo_id)
     with _hub_errors(repo_id):
         file = hf_hub_download(repo_id, filename, revision=revision, token=token, cache_dir=cache_dir,
                                endpoint=endpoint, local_files_only=local_files_only)
