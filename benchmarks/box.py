@@ -12,7 +12,7 @@ USE = ('Research and teaching on CIFAKE: REAL photographs of CIFAR-10 against im
        'sizes, not pictures from the web. Not evidence about any picture or person.')
 
 
-def _scores(learn, split):
+def scores_of(learn, split):
     "Measures with intervals on `split`: as calibrated, with averaging over flips and without, and before calibration"
     from cifake.measure.evaluate import evaluate
 
@@ -90,7 +90,7 @@ def main(
     values.update(
         weights=f'{name}.safetensors', stats=card['stats'], recipe=card['recipe'], seed=card['seed'],
         trained=_training(learn, card, result), measured=about, intended_use=USE, licence='Apache-2.0',
-        scores=dict(validation=_scores(learn, 'valid'), test=_scores(learn, 'test')))
+        scores=dict(validation=scores_of(learn, 'valid'), test=scores_of(learn, 'test')))
     if against: values['mcnemar_on_validation'] = _against(learn, against)
     BOX.mkdir(exist_ok=True)
     weights = BOX/f'{name}.safetensors'

@@ -14,7 +14,7 @@ from cifake.measure.calibration import (
     apply_temperature,
     choose_threshold,
     find_calibration,
-    fit_temperature,
+    fit_scaling,
     unsure_band,
 )
 from cifake.measure.metrics import measures
@@ -45,21 +45,38 @@ def test_calibration_needs_neither_torch_nor_pandas():
 
 
 def test_temperature_is_the_factor_of_modesty():
-    assert abs(fit_temperature(FAKE, P_FAKE) - 0.5) < 0.03
+    temperature, bias = fit_scaling(FAKE, P_FAKE)
+    assert abs(temperature - 0.5) < 0.03 and bias == 0
 
 
 def test_temperature_makes_labels_most_likely():
-    found = fit_temperature(FAKE, P_FAKE)
+    found, _ = fit_scaling(FAKE, P_FAKE)
     losses = [log_loss(FAKE, apply_temperature(P_FAKE, found*o)) for o in (0.98, 1, 1.02)]
     assert losses[1] < min(losses[0], losses[2])
 
 
 def test_temperature_helps_on_other_images_and_keeps_the_order():
     before = measures(OTHER, P_OTHER)
-    after = measures(OTHER, apply_temperature(P_OTHER, fit_temperature(FAKE, P_FAKE)))
+    after = measures(OTHER, apply_temperature(P_OTHER, *fit_scaling(FAKE, P_FAKE)))
     assert after['ece'][0] < 0.02 < before['ece'][0]
     assert after['log_loss'][0] < before['log_loss'][0]
     assert after['auc'][0] == pytest.approx(before['auc'][0], abs=1e-12)
+
+
+@pytest.mark.parametrize('lean', [-1, 0.5])
+def test_the_bias_undoes_a_leaning(lean):
+    "The boundary of a detector that leans by `lean` lies at `expit(lean)`"
+    leaning = apply_temperature(P_FAKE, 1., lean)
+    temperature, bias = fit_scaling(FAKE, leaning, expit(lean))
+    assert apply_temperature([expit(lean)], temperature, bias) == pytest.approx(0.5, abs=1e-9)
+    assert apply_temperature(leaning, temperature, bias) == pytest.approx(
+        apply_temperature(P_FAKE, *fit_scaling(FAKE, P_FAKE)), abs=1e-6)
+
+
+@pytest.mark.parametrize('boundary', [0., 1e-9, 1.])
+def test_scaling_stays_in_its_limits(boundary):
+    temperature, bias = fit_scaling(FAKE, P_FAKE, boundary)
+    assert 0.05 <= temperature <= 20.1 and -20 <= bias <= 20
 
 
 def test_temperature_1_changes_nothing():
@@ -173,17 +190,25 @@ def test_a_band_travels_with_its_calibration():
     assert ((found.verdicts(scaled) == 'FAKE') == (scaled >= found.band[1])).all()
 
 
-def test_one_half_stays_without_a_reason_to_leave_it():
-    assert find_calibration(TABLE).threshold == 0.5
-    assert find_calibration(TINY).threshold == 0.5
+@pytest.mark.parametrize('table', [TABLE, TINY])
+def test_an_even_detector_gets_no_bias(table):
+    found = find_calibration(table)
+    assert (found.threshold, found.bias, found.criterion) == (0.5, 0, 'even odds')
 
 
-def test_unequal_errors_move_the_default_threshold():
-    shifted = TABLE.assign(p_fake=expit(logit(P_FAKE.clip(1e-12, 1 - 1e-12)) - 1))  # says FAKE too rarely
-    found = find_calibration(shifted)
-    assert found.criterion == 'equal_errors'
-    assert 0.2 < found.threshold < 0.4
-    assert found == find_calibration(shifted, 'equal_errors')
+def test_unequal_errors_move_the_bias_and_leave_one_half():
+    leaning = TABLE.assign(p_fake=apply_temperature(P_FAKE, 1., -1.))  # says FAKE too rarely
+    assert np.subtract(*errors(FAKE, leaning.p_fake, 0.5)) > 0.1
+    found = find_calibration(leaning)
+    missed, alarms = errors(FAKE, found.p_fake(leaning.p_fake), found.threshold)
+    assert found.threshold == 0.5 and found.bias > 1
+    assert abs(missed - alarms) < 0.002
+
+
+def test_the_bias_changes_no_verdict_of_its_boundary():
+    leaning = TABLE.assign(p_fake=apply_temperature(P_FAKE, 1., -1.))
+    verdicts = find_calibration(leaning).p_fake(leaning.p_fake) >= 0.5
+    assert (verdicts == (leaning.p_fake >= choose_threshold(leaning, 'equal_errors'))).all()
 
 
 def test_budget_is_part_of_the_criterion():

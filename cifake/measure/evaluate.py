@@ -203,11 +203,11 @@ def evaluate(
 # %% ../../nbs/measure/evaluate.ipynb #d8041812
 def calibrate(
     learn:Learner, # fastai `Learner` with validation images; changed in place
-    criterion:str|None=None, # Name in `CRITERIA`; None keeps 0.5, or makes errors equal if they differ there
+    criterion:str|None=None, # Name in `CRITERIA` for the threshold; None keeps 0.5
     budget:float=0.01, # For `false_positives`: largest share of REAL called FAKE
     error:float|None=None, # Share of wrong verdicts that may be let through, in (0, 1); None: never unsure
 )->Calibration: # Which `learn` now carries
-    "Find temperature, threshold and unsure band on validation"
+    "Find temperature, bias, threshold and unsure band on validation"
     before = getattr(learn, 'calibrated', None) # stays if none is found
     with learn.removed_cbs(before): report = evaluate(learn, split='valid', resamples=0)
     found = find_calibration(report, criterion, budget, error)
