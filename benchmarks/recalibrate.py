@@ -23,11 +23,13 @@ def main(
     learn = load_pretrained(name, find_cifake(), precision='float32')
     card = learn.card
     calibrate(learn)
-    new = dict(card, calibration=detector_card(learn, name)['calibration'], measured=about)
+    own = detector_card(learn, name)
+    new = dict(card, calibration=own['calibration'], weights_digest=own['weights_digest'], measured=about)
     new['scores'] = dict(validation=scores_of(learn, 'valid'), test=scores_of(learn, 'test'))
     checked = check_card(json.loads(json.dumps(new)))
     (BOX/f'{name}.json').write_text(json.dumps(checked, indent=1) + '\n')
     for part, kinds in new['scores'].items():
         for kind, scores in kinds.items():
             was = card['scores'][part][kind]
-            print(f'{part}, {kind}:', *(f'{k} {was[k]:.4f} -> {scores[k]:.4f};' for k in ('accuracy', 'ece', 'log_loss')))
+            changes = [f'{k} {was[k]:.4f} -> {scores[k]:.4f}' for k in ('accuracy', 'ece', 'log_loss')]
+            print(f'{part}, {kind}: {", ".join(changes)}')

@@ -1,4 +1,5 @@
 "What several test files share: the built wheel, a fresh environment that holds it, a trained network, and a browser."
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from fresh import distributions, fresh_environment
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = '--no-sandbox', '--disable-gpu', '--disable-background-networking'
 SLOW_FIXTURES = {'dist', 'scripts', 'jupyter', 'bare', 'browser', 'trained', 'built', 'imagenet', 'shared'}
-LONGEST = 'test_tutorials', 'test_distributed', 'test_site'
+LONGEST = 'test_tutorials', 'test_how_to', 'test_distributed', 'test_site'
 
 
 def pytest_collection_modifyitems(items):
@@ -37,6 +38,35 @@ def run(*command, cwd, **env):
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, f'{command[0]} failed:\n{done.stdout}'
     return done.stdout
+
+
+def execute(scripts, notebook, folder, change=lambda source: source, fails=False, **env):
+    "Copy `notebook` alone into `folder` and run it; its printed text or, if it `fails`, its error"
+    nb = json.loads(notebook.read_text(encoding='utf-8'))
+    assert any('show_versions()' in ''.join(cell['source']) for cell in nb['cells'])
+    for cell in nb['cells']:
+        if cell['cell_type'] == 'code': cell['source'], cell['outputs'] = change(''.join(cell['source'])), []
+    (folder/notebook.name).write_text(json.dumps(nb), encoding='utf-8')
+    home = folder/'home'
+    home.mkdir(exist_ok=True)
+    env = {'HOME': str(home), 'CIFAKE_HOME': os.environ.get('CIFAKE_HOME', str(home)),
+           'PYTHONWARNINGS': 'ignore', 'JUPYTER_PREFER_ENV_PATH': '1',
+           'PATH': f'{scripts}{os.pathsep}{os.environ["PATH"]}', **env}
+    allow = ['--allow-errors'] if fails else []
+    command = scripts/'jupyter-nbconvert', '--to', 'notebook', '--execute', *allow, '--output', 'done.ipynb'
+    run(*command, notebook.name, cwd=folder, **env)
+    done = json.loads((folder/'done.ipynb').read_text(encoding='utf-8'))
+    outputs = [out for cell in done['cells'] for out in cell.get('outputs', [])]
+    if fails: return next(out for out in outputs if out['output_type'] == 'error')['evalue']
+    printed = [out['text'] for out in outputs if out['output_type'] == 'stream' and out['name'] == 'stdout']
+    return ''.join(''.join(text) for text in printed)
+
+
+def alone_in(folder, scripts, notebook):
+    "Run `notebook` alone in an empty `folder`: it says which versions it has, and leaves nothing but runs"
+    text = execute(scripts, notebook, folder)
+    assert text.startswith('cifake ') and 'torch ' in text.splitlines()[0]
+    assert {path.name for path in folder.iterdir()} <= {notebook.name, 'done.ipynb', 'home', 'runs'}
 
 
 def lay_out(root, train=6, test=2):

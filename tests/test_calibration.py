@@ -11,10 +11,10 @@ from sklearn.metrics import log_loss
 from cifake.measure.calibration import (
     CRITERIA,
     Calibration,
-    apply_temperature,
     choose_threshold,
     find_calibration,
     fit_scaling,
+    rescale,
     unsure_band,
 )
 from cifake.measure.metrics import measures
@@ -51,13 +51,13 @@ def test_temperature_is_the_factor_of_modesty():
 
 def test_temperature_makes_labels_most_likely():
     found, _ = fit_scaling(FAKE, P_FAKE)
-    losses = [log_loss(FAKE, apply_temperature(P_FAKE, found*o)) for o in (0.98, 1, 1.02)]
+    losses = [log_loss(FAKE, rescale(P_FAKE, found*o)) for o in (0.98, 1, 1.02)]
     assert losses[1] < min(losses[0], losses[2])
 
 
 def test_temperature_helps_on_other_images_and_keeps_the_order():
     before = measures(OTHER, P_OTHER)
-    after = measures(OTHER, apply_temperature(P_OTHER, *fit_scaling(FAKE, P_FAKE)))
+    after = measures(OTHER, rescale(P_OTHER, *fit_scaling(FAKE, P_FAKE)))
     assert after['ece'][0] < 0.02 < before['ece'][0]
     assert after['log_loss'][0] < before['log_loss'][0]
     assert after['auc'][0] == pytest.approx(before['auc'][0], abs=1e-12)
@@ -66,11 +66,11 @@ def test_temperature_helps_on_other_images_and_keeps_the_order():
 @pytest.mark.parametrize('lean', [-1, 0.5])
 def test_the_bias_undoes_a_leaning(lean):
     "The boundary of a detector that leans by `lean` lies at `expit(lean)`"
-    leaning = apply_temperature(P_FAKE, 1., lean)
+    leaning = rescale(P_FAKE, 1., lean)
     temperature, bias = fit_scaling(FAKE, leaning, expit(lean))
-    assert apply_temperature([expit(lean)], temperature, bias) == pytest.approx(0.5, abs=1e-9)
-    assert apply_temperature(leaning, temperature, bias) == pytest.approx(
-        apply_temperature(P_FAKE, *fit_scaling(FAKE, P_FAKE)), abs=1e-6)
+    assert rescale([expit(lean)], temperature, bias) == pytest.approx(0.5, abs=1e-9)
+    assert rescale(leaning, temperature, bias) == pytest.approx(
+        rescale(P_FAKE, *fit_scaling(FAKE, P_FAKE)), abs=1e-6)
 
 
 @pytest.mark.parametrize('boundary', [0., 1e-9, 1.])
@@ -80,12 +80,12 @@ def test_scaling_stays_in_its_limits(boundary):
 
 
 def test_temperature_1_changes_nothing():
-    assert apply_temperature([0, 0.2, 0.5, 1], 1.) == pytest.approx([0, 0.2, 0.5, 1], abs=1e-9)
+    assert rescale([0, 0.2, 0.5, 1], 1.) == pytest.approx([0, 0.2, 0.5, 1], abs=1e-9)
 
 
 def test_bias_is_added_to_the_scaled_logits():
     p = np.array([0.2, 0.5, 0.9])
-    assert apply_temperature(p, 2., 0.7) == pytest.approx(expit(logit(p)/2 + 0.7), abs=1e-12)
+    assert rescale(p, 2., 0.7) == pytest.approx(expit(logit(p)/2 + 0.7), abs=1e-12)
 
 
 def errors(fake, p, threshold):
@@ -197,7 +197,7 @@ def test_an_even_detector_gets_no_bias(table):
 
 
 def test_unequal_errors_move_the_bias_and_leave_one_half():
-    leaning = TABLE.assign(p_fake=apply_temperature(P_FAKE, 1., -1.))  # says FAKE too rarely
+    leaning = TABLE.assign(p_fake=rescale(P_FAKE, 1., -1.))  # says FAKE too rarely
     assert np.subtract(*errors(FAKE, leaning.p_fake, 0.5)) > 0.1
     found = find_calibration(leaning)
     missed, alarms = errors(FAKE, found.p_fake(leaning.p_fake), found.threshold)
@@ -206,7 +206,7 @@ def test_unequal_errors_move_the_bias_and_leave_one_half():
 
 
 def test_the_bias_changes_no_verdict_of_its_boundary():
-    leaning = TABLE.assign(p_fake=apply_temperature(P_FAKE, 1., -1.))
+    leaning = TABLE.assign(p_fake=rescale(P_FAKE, 1., -1.))
     verdicts = find_calibration(leaning).p_fake(leaning.p_fake) >= 0.5
     assert (verdicts == (leaning.p_fake >= choose_threshold(leaning, 'equal_errors'))).all()
 

@@ -24,7 +24,7 @@ from cifake.measure.evaluate import (
     mcnemar,
     over_seeds,
 )
-from cifake.measure.learners import Calibrated
+from cifake.measure.learners import Calibrated, weights_digest
 from cifake.measure.report import Report, report_of
 from cifake.models.networks import LeNet
 
@@ -206,6 +206,7 @@ def test_calibration_scales_and_decides_from_then_on(learn):
 def test_calibrating_again_replaces_the_first(learn, tmp_path):
     first = calibrate(learn)
     learn.run_folder = tmp_path
+    learn.known_weights = weights_digest(learn.model)
     again = calibrate(learn)
     assert again.temperature == pytest.approx(first.temperature, rel=1e-4)
     assert Calibration.from_json((tmp_path/'calibration.json').read_text()) == again

@@ -7,7 +7,7 @@ from fastai.losses import CrossEntropyLossFlat
 from cifake.data.core import LABELS
 from cifake.data.demo import demo_cifake
 from cifake.data.loaders import memory_dls
-from cifake.measure.calibration import Calibration, apply_temperature
+from cifake.measure.calibration import Calibration, rescale
 from cifake.measure.learners import Calibrated, DetectorLoss, Verdicts, two_columns
 from cifake.models.networks import LeNet
 from cifake.training.callbacks import FlipAverage
@@ -25,7 +25,7 @@ def p_fake(learn): return learn.get_preds()[0][:, LABELS.index('FAKE')]
 def test_predictions_are_scaled_after_the_average_over_flips(learn, bias):
     plain = p_fake(learn)
     with learn.added_cbs(Calibrated(Calibration(temperature=0.5, bias=bias))): scaled = p_fake(learn)
-    torch.testing.assert_close(scaled.double(), torch.tensor(apply_temperature(plain, 0.5, bias)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(scaled.double(), torch.tensor(rescale(plain, 0.5, bias)), rtol=0, atol=1e-5)
 
 
 def test_training_sees_no_calibration(learn):

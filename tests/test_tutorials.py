@@ -2,7 +2,6 @@
 
 The index that the first cell installs `cifake` from is a folder with the wheel, in place of PyPI.
 """
-import json
 import os
 import shutil
 import sys
@@ -11,39 +10,12 @@ from pathlib import Path
 import pytest
 
 from check import ROOT
-from conftest import run
+from conftest import alone_in, execute, run
 from fresh import install
 
-NOTEBOOKS = sorted(p for folder in ('tutorials', 'how-to') for p in (ROOT/'nbs'/folder).glob('*.ipynb'))
 
-
-def execute(scripts, notebook, folder, change=lambda source: source, fails=False, **env):
-    "Copy `notebook` alone into `folder` and run it; its printed text or, if it `fails`, its error"
-    nb = json.loads(notebook.read_text(encoding='utf-8'))
-    assert any('show_versions()' in ''.join(cell['source']) for cell in nb['cells'])
-    for cell in nb['cells']:
-        if cell['cell_type'] == 'code': cell['source'], cell['outputs'] = change(''.join(cell['source'])), []
-    (folder/notebook.name).write_text(json.dumps(nb), encoding='utf-8')
-    home = folder/'home'
-    home.mkdir(exist_ok=True)
-    env = {'HOME': str(home), 'CIFAKE_HOME': os.environ.get('CIFAKE_HOME', str(home)),
-           'PYTHONWARNINGS': 'ignore', 'JUPYTER_PREFER_ENV_PATH': '1',
-           'PATH': f'{scripts}{os.pathsep}{os.environ["PATH"]}', **env}
-    allow = ['--allow-errors'] if fails else []
-    command = scripts/'jupyter-nbconvert', '--to', 'notebook', '--execute', *allow, '--output', 'done.ipynb'
-    run(*command, notebook.name, cwd=folder, **env)
-    done = json.loads((folder/'done.ipynb').read_text(encoding='utf-8'))
-    outputs = [out for cell in done['cells'] for out in cell.get('outputs', [])]
-    if fails: return next(out for out in outputs if out['output_type'] == 'error')['evalue']
-    printed = [out['text'] for out in outputs if out['output_type'] == 'stream' and out['name'] == 'stdout']
-    return ''.join(''.join(text) for text in printed)
-
-
-@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda path: path.stem)
-def test_alone_in_an_empty_folder(jupyter, notebook, tmp_path):
-    text = execute(jupyter, notebook, tmp_path)
-    assert text.startswith('cifake ') and 'torch ' in text.splitlines()[0]
-    assert {path.name for path in tmp_path.iterdir()} <= {notebook.name, 'done.ipynb', 'home', 'runs'}
+@pytest.mark.parametrize('notebook', sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb')), ids=lambda path: path.stem)
+def test_alone_in_an_empty_folder(jupyter, notebook, tmp_path): alone_in(tmp_path, jupyter, notebook)
 
 
 def on_kaggle(folder):

@@ -156,7 +156,7 @@ def check_notebooks(jobs, env, workers, meanwhile):
 def check_tests(parts, env, workers, fast):
     "Run pytest and count its tests one by one"
     options = ['-m', 'not slow'] if fast else []
-    if workers > 1: options += ['-n', workers, '--dist', 'loadfile']
+    if workers > 1: options += ['-n', workers, '--dist', 'loadfile', '--no-loadscope-reorder']
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/'report.xml'
         ok, text, seconds = run(sys.executable, '-m', 'pytest', '-q', '--junitxml', file, *options, *parts, **env)

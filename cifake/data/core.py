@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'PICTURE_SUFFIXES', 'progress', 'is_picture', 'part_of_system', 'printable', 'on_disk',
            'can_write', 'cifake_home', 'home_errors', 'place_for', 'settle_process', 'replacing', 'write_file',
-           'digest_of', 'file_digest', 'items_digest', 'plain', 'to_json', 'json_values', 'available_cores',
-           'can_share', 'map_files', 'marked_training', 'other_trainings', 'show_versions', 'project_url']
+           'digest_of', 'file_digest', 'items_digest', 'arrays_digest', 'plain', 'to_json', 'json_values',
+           'available_cores', 'can_share', 'map_files', 'marked_training', 'other_trainings', 'show_versions',
+           'project_url']
 
 # %% ../../nbs/data/core.ipynb #dd253751
 import hashlib
@@ -228,6 +229,18 @@ def items_digest(
     "One digest of images, their labels and their splits, in any order"
     lines = sorted(f'{o.split} {o.label} {o.digest}' for o in items)
     return digest_of('\n'.join(lines))
+
+def arrays_digest(
+    arrays:dict, # Name to array
+)->str: # Hexadecimal, 32 characters
+    "One digest of named arrays of floating numbers, in any order and precision; others are left out"
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        values = np.asarray(arrays[name])
+        if values.dtype.kind != 'f': continue
+        found.update(f'{name} {values.shape} '.encode())
+        found.update(np.ascontiguousarray(values, dtype='<f4'))
+    return found.hexdigest()
 
 # %% ../../nbs/data/core.ipynb #e643ae25
 def _change_each(value, change):

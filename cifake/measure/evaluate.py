@@ -25,7 +25,7 @@ from ..data.dataset import Cifake
 from ..data.items import Item, as_items
 from ..data.loaders import cifake_of, has_items
 from .calibration import Calibration, find_calibration
-from .learners import Calibrated, two_columns
+from .learners import Calibrated, two_columns, weights_digest
 from .metrics import MEASURES, checked
 from .report import Report, check_threshold, report_of
 
@@ -74,6 +74,10 @@ class LearnerPredictor:
     ):
         self.learn = learn
         self.size = getattr(learn.dls, 'size', None)
+    @property
+    def weights(self)->str:
+        "Digest of the network's weights"
+        return weights_digest(self.learn.model)
     @property
     def calibration(self)->Calibration:
         "That of the callback `Calibrated`; one that changes nothing where there is none"
@@ -198,7 +202,9 @@ def evaluate(
     if threshold is None:
         threshold = own.threshold
         if own.band[0] < own.band[1]: band = own.band
-    return report_of(table, split, threshold, band, note, resamples, target.unreadable)
+    report = report_of(table, split, threshold, band, note, resamples, target.unreadable)
+    report.weights = getattr(predictor, 'weights', '')
+    return report
 
 # %% ../../nbs/measure/evaluate.ipynb #d8041812
 def calibrate(
@@ -212,9 +218,10 @@ def calibrate(
     with learn.removed_cbs(before): report = evaluate(learn, split='valid', resamples=0)
     found = find_calibration(report, criterion, budget, error)
     learn.remove_cbs(before)
-    learn.add_cb(Calibrated(found))
+    learn.add_cb(Calibrated(found, report.weights))
     folder = getattr(learn, 'run_folder', None)
-    if folder is not None: write_file(Path(folder)/'calibration.json', found.to_json())
+    if folder is not None and report.weights == getattr(learn, 'known_weights', ''): # it holds these weights
+        write_file(Path(folder)/'calibration.json', found.to_json())
     return found
 
 # %% ../../nbs/measure/evaluate.ipynb #29b3ccba

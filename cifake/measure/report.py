@@ -43,6 +43,7 @@ class Report:
     note: str = '' # What to know before quoting these numbers
     groups: list = field(default_factory=list) # Rows: `object_class`, `label`, `n`, `right`, `rate`, `low`, `high`
     clean: 'Report|None' = None # The same without files that are also in `train/`
+    weights: str = field(default='', compare=False) # `weights_digest` of the network that was measured; '' is unknown
     predictions: pd.DataFrame|None = field(default=None, compare=False) # `path`, `label`, `p_fake` and others by row
     def __getattr__(self, name):
         if name in MEASURES: return self.measures.get(name, np.nan)

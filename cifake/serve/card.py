@@ -10,6 +10,7 @@ __all__ = ['BOX', 'FORMAT', 'VERSION', 'list_detectors', 'box_card', 'box_file',
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.resources import as_file, files
@@ -17,6 +18,8 @@ from numbers import Number
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+from ..data.core import arrays_digest
 
 # %% ../../nbs/serve/card.ipynb #4ab5eb93
 BOX = files('cifake')/'pretrained'
@@ -108,6 +111,7 @@ _FIELDS = {
     'size': ('a number of pixels from 8 to 1024', _number(8, 1024, int)),
     'stats': ('three means, and three deviations above 0', _stats),
     'vocab': ("['FAKE', 'REAL']", [['FAKE', 'REAL']].__contains__),
+    'weights_digest': ('32 hexadecimal digits', _text('[0-9a-f]{32}')),
     'flip_average': ('true or false', _a(bool)),
     'network': ('an object', _a(dict)),
     'network.arch': ('the name of a network', _text('[A-Za-z0-9_]{1,100}')),
@@ -122,7 +126,7 @@ _FIELDS = {
     'calibration.threshold': ('a number in [0, 1]', _share),
     'calibration.bias': ('a number from -20 to 20', _number(-20, 20)),
     'calibration.unsure': ('two numbers in [0, 1], the lower one first', _band)}
-_OPTIONAL = ('calibration.bias',)
+_OPTIONAL = 'calibration.bias', 'weights_digest'
 
 # %% ../../nbs/serve/card.ipynb #0b7283ce
 def _check_field(card, name, wanted, allowed):
@@ -191,6 +195,17 @@ def _card_beside(path):
     if beside.stat().st_size > _MAX_HEADER: raise ValueError(f'Its card, {beside.name}, is larger than any card.')
     return card_of_json(beside.read_bytes(), beside.name)
 
+_OF_WEIGHTS = ('recipe', 'seed', 'trained', 'scores', 'robustness', 'data_digest', 'training_pflop',
+               'mcnemar_on_validation')
+
+def _card_of_weights(card, file, path):
+    "The card without scores and origin where the open `file` holds other weights than those it was written for"
+    said = card.get('weights_digest')
+    if said is None or said == arrays_digest({o: file.get_tensor(o) for o in file.keys()}): return card
+    warnings.warn(f'The weights in {path} are not those its card was written for: '
+                  'its scores and its origin are left out.', stacklevel=4)
+    return {k: v for k,v in card.items() if k not in _OF_WEIGHTS}
+
 def read_card(
     path:str|Path, # File of a detector, in safetensors format, with its card in its metadata or in a `.json` beside it
 )->tuple[dict, dict]: # Card, and shape of each tensor by name
@@ -202,47 +217,60 @@ def read_card(
         with safe_open(path, 'np') as file:
             text = (file.metadata() or {}).get('card')
             shapes = {o: tuple(file.get_slice(o).get_shape()) for o in file.keys()}
-        return (_card_beside(path) if text is None else card_of_json(text, 'in its metadata')), shapes
+            card = _card_beside(path) if text is None else card_of_json(text, 'in its metadata')
+            return _card_of_weights(card, file, path), shapes
 
 # %% ../../nbs/serve/card.ipynb #d2e6f494
 _KNOWN = ('recipe', 'seed', 'trained', 'scores', 'robustness', 'intended_use', 'licence', 'versions', 'data_digest',
           'training_pflop')
 
-def _about(learn):
-    "What is known of a learner's training: from its card, or from the folder of its run"
+def _about(learn, weights):
+    "What is known of the training that gave these `weights`: from a learner's card, or from the folder of its run"
     card = getattr(learn, 'card', None)
-    if card: return card
     run = getattr(learn, 'run_folder', None)
-    return json.loads((Path(run)/'recipe.json').read_text(encoding='utf-8')) if run else {}
+    if not card and not run: return {}
+    if getattr(learn, 'known_weights', None) != weights:
+        warnings.warn('This network was trained further: its file does not take over the scores and the origin of '
+                      'the weights before. `calibrate(learn)` and then `learn.report = evaluate(learn, split="valid")` '
+                      'measure it.', stacklevel=3)
+        return {k: card[k] for k in ('licence',) if card and k in card}
+    return card or json.loads((Path(run)/'recipe.json').read_text(encoding='utf-8'))
 
 def _validation_scores(report):
     "The scores in a validation report, for a card"
     scores = json.loads(report.to_json())
-    scores.pop('predictions', None)
+    for name in ('predictions', 'weights'): scores.pop(name, None)
     return dict(validation={'as it predicts': scores})
+
+def _calibration(learn, weights):
+    "The calibration of a learner, for a card: how it was found only where that was with these `weights`"
+    from cifake.measure.evaluate import calibration_of
+    own = calibration_of(learn)
+    values = dict(temperature=own.temperature, bias=own.bias, threshold=own.threshold, unsure=list(own.band))
+    found_here = getattr(getattr(learn, 'calibrated', None), 'weights', '') == weights
+    return values | (dict(criterion=own.criterion, images=own.images) if found_here else dict(criterion='', images=0))
 
 def detector_card(
     learn:object, # Learner of `cifake_learner`, `train_learner`, `load_run` or `load_pretrained`
     name:str=None, # Name of the detector; None takes that of its recipe
 )->dict: # What stands in its file
     "All that is needed to use the detector again, and what is known of its training and scores"
-    from cifake.measure.evaluate import calibration_of
+    from cifake.measure.learners import weights_digest
     from cifake.training.learner import stats_of
     if not hasattr(learn, 'network'):
         raise ValueError('This learner was not made by `cifake_learner`, so its network cannot be described: '
                          'keep it with its own `export`, which is a pickle.')
-    about = _about(learn)
-    own = calibration_of(learn)
+    weights = weights_digest(learn.model)
+    about = _about(learn, weights)
     known = {k: about[k] for k in _KNOWN if k in about}
     report = getattr(learn, 'report', None)
-    if report is not None and 'scores' not in known: known['scores'] = _validation_scores(report)
+    if report is not None and report.weights == weights and 'scores' not in known:
+        known['scores'] = _validation_scores(report)
     name = name or about.get('name') or about.get('recipe', {}).get('name') or learn.network['arch']
-    calibration = dict(temperature=own.temperature, bias=own.bias, threshold=own.threshold, unsure=list(own.band),
-                       criterion=own.criterion, images=own.images)
     card = dict(format=FORMAT, version=VERSION, name=name, network=learn.network, size=learn.dls.size,
                 stats=stats_of(learn.dls) or [[0.]*3, [1.]*3], vocab=list(learn.dls.vocab),
-                flip_average=hasattr(learn, 'flip_average'), calibration=calibration,
-                parameters=sum(o.numel() for o in learn.model.parameters()), **known)
+                flip_average=hasattr(learn, 'flip_average'), calibration=_calibration(learn, weights),
+                weights_digest=weights, parameters=sum(o.numel() for o in learn.model.parameters()), **known)
     return check_card(json.loads(json.dumps(card)))
 
 # %% ../../nbs/serve/card.ipynb #c2514110

@@ -256,7 +256,7 @@ def load_pretrained(
     from fastai.data.transforms import Normalize
 
     from cifake.data.find import find_cifake
-    from cifake.measure.learners import Calibrated
+    from cifake.measure.learners import Calibrated, weights_digest
     from cifake.models.registry import read_weights
     from cifake.training.learner import blank_dls, recipe_learner, recipe_loaders
     from cifake.training.recipes import recipe_from_json
@@ -268,7 +268,8 @@ def load_pretrained(
     learn = recipe_learner(dls, recipe, card['seed'], precision, normalize=False)
     with box_file(name) as file: state = read_weights(file)
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
-    learn.add_cb(Calibrated(Calibration.from_json(json.dumps(card['calibration']))))
+    learn.known_weights = weights_digest(learn.model)
+    learn.add_cb(Calibrated(Calibration.from_json(json.dumps(card['calibration'])), learn.known_weights))
     learn.card = card
     return learn
 

@@ -32,7 +32,7 @@ from ..data.dataset import Cifake
 from ..data.demo import demo_cifake
 from ..measure.calibration import Calibration
 from ..measure.evaluate import calibrate, evaluate
-from ..measure.learners import Calibrated
+from ..measure.learners import Calibrated, weights_digest
 from ..measure.report import Report
 from ..models.registry import load_weights, model_source
 from .callbacks import choose_precision
@@ -121,9 +121,10 @@ def _follow(learn, outcome):
     learn.model.load_state_dict(outcome['state'])
     learn.report = outcome['report']
     learn.run_folder = outcome['run_folder']
+    learn.known_weights = weights_digest(learn.model)
     if outcome['calibration'] is None: return
     learn.remove_cbs(getattr(learn, 'calibrated', None))
-    learn.add_cb(Calibrated(Calibration.from_json(outcome['calibration'])))
+    learn.add_cb(Calibrated(Calibration.from_json(outcome['calibration']), learn.known_weights))
 
 class Diverged(ValueError): "Every validation loss of a training is NaN or infinite"
 
@@ -150,6 +151,7 @@ def fit_and_keep(
         with processes.alone():
             load_weights(learn.model, run.folder/'weights.safetensors')
             learn.run_folder = run.folder
+            learn.known_weights = weights_digest(learn.model)
             if measure: measure(learn, run)
             run.finish(learn.history.rows)
     outcome = processes.from_first(partial(_outcome, learn))
@@ -282,10 +284,14 @@ def load_run(
     learn = recipe_learner(dls, recipe, card['seed'], precision, cbs, normalize=False)
     load_weights(learn.model, folder/'weights.safetensors')
     learn.run_folder = folder
+    known = learn.known_weights = weights_digest(learn.model)
     calibration, history, report = (folder/o for o in ('calibration.json', 'history.csv', 'report.json'))
-    if calibration.exists(): learn.add_cb(Calibrated(Calibration.from_json(calibration.read_text(encoding='utf-8'))))
+    if calibration.exists():
+        own = Calibration.from_json(calibration.read_text(encoding='utf-8'))
+        learn.add_cb(Calibrated(own, known))
     if history.exists(): learn.history.rows = read_history(folder).to_dict('records')
-    if report.exists(): learn.report = Report.from_json(report.read_text(encoding='utf-8'))
+    if report.exists():
+        learn.report = replace(Report.from_json(report.read_text(encoding='utf-8')), weights=known)
     return learn
 
 # %% ../../nbs/training/train.ipynb #71a0f34f
