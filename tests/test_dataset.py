@@ -13,9 +13,10 @@ from PIL import Image, ImageFile
 
 from cifake.data import dataset
 from cifake.data.core import LABELS
-from cifake.data.dataset import Cifake, check_cifake, labelled_files, object_of, read_items, split_items
+from cifake.data.dataset import Cifake, check_cifake, labelled_files, read_items, split_items
 from cifake.data.demo import demo_cifake
 from cifake.data.find import find_cifake
+from cifake.data.layout import object_of
 from cifake.data.pictures import FORMATS
 from conftest import lay_out
 

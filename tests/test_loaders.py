@@ -225,9 +225,9 @@ def test_loaders_show_the_fields_of_a_split(make):
 
 def test_a_copy_with_one_label_is_refused(small):
     shutil.rmtree(small/'train'/'REAL')
-    with pytest.raises(ValueError, match='both labels are needed'): cifake_dls(small)
+    with pytest.raises(ValueError, match='both parts need images'): cifake_dls(small)
     (small/'train'/'REAL').mkdir()
-    with pytest.raises(ValueError, match='both labels are needed'): cifake_dls(small)
+    with pytest.raises(ValueError, match='both parts need images'): cifake_dls(small)
 
 
 def test_a_damaged_file_is_left_out_and_named(small):

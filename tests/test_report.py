@@ -125,7 +125,7 @@ def test_frame_holds_values_and_ends_of_both_columns():
 
 
 def test_no_objects_no_groups():
-    with pytest.raises(ValueError, match='there are no groups'): BY_HAND.by_object()
+    with pytest.raises(ValueError, match='are not known'): BY_HAND.by_object()
 
 
 @pytest.mark.parametrize('change, match', [

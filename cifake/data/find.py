@@ -15,6 +15,8 @@ from pathlib import Path
 from fastcore.imports import in_colab
 
 from .core import LABELS, can_write, cifake_home, digest_of, home_errors, progress
+from .folders import folders_in
+from .layout import label_of
 
 # %% ../../nbs/data/find.ipynb #37fe5f84
 HANDLE = 'birdy654/cifake-real-and-ai-generated-synthetic-images' # on Kaggle
@@ -27,14 +29,21 @@ def is_demo(
     "Whether `path` is the demo set, on which scores say nothing about CIFAKE"
     return (Path(path)/'.cifake-demo').exists()
 
-def _root_in(folder, depth=3):
+def _has_labels(folder, labels):
+    "Whether a label has a folder in `folder`, in upper or lower case"
+    try:
+        return any(label_of(o.name, labels) for o in folders_in(folder))
+    except OSError:
+        return False
+
+def _root_in(folder, labels=LABELS, depth=3):
     "The first folder at or below `folder` with a label inside its `train/`, or None"
-    if any((folder/'train'/o).is_dir() for o in LABELS):
+    if _has_labels(folder/'train', labels):
         return folder
     if not depth:
         return None
     below = sorted(o.name for o in os.scandir(folder) if o.is_dir() and o.name not in _NOT_SEARCHED)
-    roots = (_root_in(folder/o, depth-1) for o in below)
+    roots = (_root_in(folder/o, labels, depth-1) for o in below)
     return next(filter(None, roots), None)
 
 # %% ../../nbs/data/find.ipynb #de1fe824
@@ -80,17 +89,29 @@ def _unpacked(archive):
     return target
 
 # %% ../../nbs/data/find.ipynb #b3f33f92
-def _open(path, origin):
+def _no_labels(path, folder, labels):
+    "What to say where `folder`, which `path` stands for, has no folder of a label"
+    said = (f'{path} has no train/{labels[0]} or train/{labels[1]}: name the folder that holds `train/` and `test/`')
+    names = next(([o.name for o in folders_in(o)] for o in (folder/'train', folder) if o.is_dir()), [])
+    if len(names) == 2:
+        said += (f', or the names of its two folders, generated pictures first: `labels=({names[0]!r}, {names[1]!r})` '
+                 'or the other way round')
+    return f'{said}.'
+
+def _open(path, origin, labels=LABELS):
     "The dataset's root at `path`, which `origin` named"
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f'{origin} names {path}, which does not exist.')
     if path.is_file() and path.suffix.lower() != '.zip':
         raise ValueError(f'{origin} names {path}, which is neither a folder nor a zip.')
-    root = _root_in(_unpacked(path) if path.is_file() else path)
-    if root is None:
-        raise ValueError(f'{path} has no train/FAKE or train/REAL: name the folder that holds `train/` and `test/`.')
-    return root
+    folder = _unpacked(path) if path.is_file() else path
+    root = _root_in(folder, labels)
+    if root:
+        return root
+    if _has_labels(folder, labels): # a set without train and test
+        return folder
+    raise ValueError(_no_labels(path, folder, labels))
 
 def _hub_cache():
     "Where kagglehub keeps what it downloads"
@@ -126,12 +147,13 @@ def _not_found():
 
 def find_cifake(
     path:str|os.PathLike|None=None, # Folder or zip; None looks in the usual places
+    labels:tuple=tuple(LABELS), # Names of the folders of generated pictures and of photographs, as for `label_names`
 )->Path: # Folder that holds `train/` and `test/`
-    "Find CIFAKE on this machine"
+    "Find CIFAKE on this machine, or a set of your own at `path`"
     if path is not None:
-        return _open(path, '`path`')
+        return _open(path, '`path`', labels)
     if os.environ.get('CIFAKE_PATH'):
-        return _open(os.environ['CIFAKE_PATH'], 'CIFAKE_PATH')
+        return _open(os.environ['CIFAKE_PATH'], 'CIFAKE_PATH', labels)
     for place in _places():
         root = _root_at(place)
         if root:

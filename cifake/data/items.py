@@ -29,6 +29,7 @@ class Item:
     object_class: str # One of `OBJECTS`, or `unknown`
     split: str # `train`, `valid` or `test`
     digest: str # Of the file's bytes
+    source: str = '' # Generator, camera or collection that it comes from; empty where that is not known
 
 def item_file(
     item:Item, # One image
@@ -61,7 +62,7 @@ def as_items(
     bad = table[table.error != '']
     if len(bad):
         _warn_of_unreadable('unreadable image(s)', len(bad), bad.path.iloc[0], bad.error.iloc[0])
-    good = table.loc[table.error == '', ['path', 'label', 'object_class', 'split', 'digest']]
+    good = table.loc[table.error == '', ['path', 'label', 'object_class', 'split', 'digest', 'source']]
     return [Item(Path(on_disk(root/o[0])), *o) for o in good.itertuples(index=False, name=None)]
 
 # %% ../../nbs/data/items.ipynb #ba9b1dde
@@ -102,29 +103,31 @@ def _split_as_before(table, valid):
     table.loc[is_valid, 'split'] = 'valid'
     return table
 
-def _check_labels(items, root):
+def _check_labels(items, data):
     "Refuse `items` whose training or validation part lacks a label"
     there = {(o.split, o.label) for o in items}
-    for split in ('train', 'valid'):
-        for label in LABELS:
-            if (split, label) not in there:
-                raise ValueError(f'{root/"train"/label} has no readable image for the {split} part: '
-                                 'both labels are needed.')
+    for label, name in zip(LABELS, data.labels, strict=True):
+        for part in ('train', 'valid'):
+            if (part, label) in there:
+                continue
+            n = sum(o.label == label for o in items)
+            raise ValueError(f'{data.root} has {n or "no"} readable image(s) of {label} to train on, in {name}/, and '
+                             f'none is left for the {part} part: both parts need images of both labels.')
 
 def training_items(
     path:str|PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None looks in the usual places
     split:Split|None=None, # Which images are for validation, which subset is used, and what is added; None is `Split()`
 )->list: # `Item`s of the splits `train` and `valid`
     "The items of `train/`, split into training and validation, and `extra` ones for training"
-    data = Cifake(path)
     split = split or Split()
+    data = Cifake(path, split.labels)
     table = split_items(data.items, split.valid_pct, split.seed)
-    table = table[data.items.split == 'train'].copy()
+    table = table[data.items.split != 'test'].copy()
     if split.valid is not None:
         table = _split_as_before(table, split.valid)
     if split.subset is not None:
         table = _subset_of(table, split.subset, split.seed)
     items = as_items(table, data.root)
-    _check_labels(items, data.root)
+    _check_labels(items, data)
     known = set(data.items.digest)
     return items + [o for o in extra_items(split.extra or []) if o.digest not in known]

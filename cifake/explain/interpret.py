@@ -19,6 +19,7 @@ from scipy.stats import MonteCarloMethod, chi2_contingency
 from sklearn.metrics import classification_report
 
 from ..data.core import LABELS
+from ..data.layout import NO_SOURCES
 from ..data.pictures import read_picture
 from ..measure.evaluate import calibration_of
 from ..measure.learners import two_columns
@@ -46,6 +47,7 @@ class CifakeInterpretation(ClassificationInterpretation):
             'path': [o.path for o in items],
             'label': [o.label for o in items],
             'object_class': [o.object_class for o in items],
+            'source': [o.source for o in items],
             'p_fake': p_fake.float().numpy().astype(float)})
         fake = self.table.p_fake >= calibration_of(learn).threshold
         self.table['called'] = np.where(fake, 'FAKE', 'REAL')
@@ -131,14 +133,15 @@ def plot_images(self:CifakeInterpretation,
     axs:np.ndarray=None, # Array of axes, one for each image; None makes a figure
     names:bool=False, # Add the name of the file to the caption
 )->np.ndarray: # Array of axes
-    "Draw images with label, `p_fake` and object; wrong verdicts in red"
+    "Draw images with label, `p_fake`, and object or source where it is known; wrong verdicts in red"
     rows = list(rows)
     axs = _image_axes(len(rows), ncols) if axs is None else np.asarray(axs)
     for ax in axs.flat:
         ax.axis('off')
     for ax,i in zip(axs.flat, rows, strict=False): # there may be axes to spare
         image, file = self.table.iloc[i], self.files[i]
-        caption = f'{image.label} {image.p_fake:.2f}\n{image.object_class}'
+        shows = image.object_class if image.object_class != 'unknown' else image.source
+        caption = f'{image.label} {image.p_fake:.2f}\n{shows}'
         if names:
             caption += f'\n{file.name}'
         color = 'black' if image.label == image.called else 'crimson'
@@ -206,17 +209,27 @@ def plot_confidence(self:CifakeInterpretation,
     return axs
 
 # %% ../../nbs/explain/interpret.ipynb #d4742433
+def _of_source(table, source):
+    "The rows of one source"
+    if source in set(table.source):
+        return table[table.source == source]
+    names = ', '.join(sorted(filter(None, set(table.source)))) or 'none'
+    raise ValueError(f'There is no image of the source {source!r}. There are: {names}.')
+
 GALLERIES = ('false_positives', 'false_negatives', 'least_certain', 'confidently_wrong')
 
 @patch
 def errors(self:CifakeInterpretation,
     kind:str='confidently_wrong', # `false_positives`, `false_negatives`, `least_certain` or `confidently_wrong`
     k:int=12, # Most images
+    source:str=None, # Only images of this source; None takes all
 )->pd.DataFrame: # Rows of `table`, the clearest case first, with their positions as index and the column `file`
     "Images of one kind of error; `ValueError` for an unknown kind"
     if kind not in GALLERIES:
         raise ValueError(f'`kind` is {kind!r}: it is one of {", ".join(GALLERIES)}.')
     table = self.table.reset_index(drop=True).assign(file=self.files)
+    if source is not None:
+        table = _of_source(table, source)
     if kind != 'least_certain':
         table = table[table.label != table.called]
     if kind == 'false_positives':
@@ -242,9 +255,10 @@ def plot_gallery(self:CifakeInterpretation,
     k:int=6, # Most images
     maps:Callable=None, # Function of (learner, files) that gives (n, height, width) in [0, 1]; None draws no maps
     axs:np.ndarray=None, # Array of axes, (1, n), or (2, n) with maps; None makes a figure
+    source:str=None, # Only images of this source; None takes all
 )->np.ndarray|None: # Array of axes; None if there is no such error
     "Draw images of one kind of error, with maps such as `cam_maps` below"
-    rows = self.errors(kind, k)
+    rows = self.errors(kind, k, source)
     if rows.empty:
         return print(f'There are no {kind.replace("_", " ")}.')
     files = list(rows.file)
@@ -261,15 +275,26 @@ def plot_gallery(self:CifakeInterpretation,
     return axs
 
 # %% ../../nbs/explain/interpret.ipynb #9d3ff170
-@patch
-def by_object(self:CifakeInterpretation)->pd.DataFrame: # A row for each object, most errors first
-    "Errors of each object, and the 95% interval `low` to `high` of the error rate"
-    wrong = self.table.label != self.table.called
-    table = self.table.assign(
+def _check_known(interp, by):
+    "Refuse to group by a column of `table` in which nothing is known"
+    if by not in ('object_class', 'source'):
+        raise ValueError(f'`by` is {by!r}: choose `object_class` or `source`.')
+    if not interp.table[by].isin(['', 'unknown']).all():
+        return
+    if by == 'source':
+        raise ValueError(NO_SOURCES)
+    raise ValueError("The objects of these images are not known, since their files are not named as CIFAKE's are: "
+                     'group them by their source, where they have one.')
+
+def _errors_by(interp, by):
+    "Errors of each group of images, and the 95% interval of their rate"
+    _check_known(interp, by)
+    wrong = interp.table.label != interp.table.called
+    table = interp.table.assign(
         errors=wrong,
-        fake_called_real=wrong & (self.table.label == 'FAKE'),
-        real_called_fake=wrong & (self.table.label == 'REAL'))
-    groups = table.groupby('object_class')
+        fake_called_real=wrong & (interp.table.label == 'FAKE'),
+        real_called_fake=wrong & (interp.table.label == 'REAL'))
+    groups = table.groupby(by)
     rows = groups[['errors', 'fake_called_real', 'real_called_fake']].sum()
     rows.insert(0, 'images', groups.size())
     rows.insert(2, 'error_rate', rows.errors/rows.images)
@@ -279,11 +304,22 @@ def by_object(self:CifakeInterpretation)->pd.DataFrame: # A row for each object,
     return rows.sort_values('error_rate', ascending=False)
 
 @patch
+def by_object(self:CifakeInterpretation)->pd.DataFrame: # A row for each object, most errors first
+    "Errors of each object, and the 95% interval `low` to `high` of the error rate; `ValueError` where none is known"
+    return _errors_by(self, 'object_class')
+
+@patch
+def by_source(self:CifakeInterpretation)->pd.DataFrame: # A row for each source, most errors first
+    "Errors of each source, and the 95% interval `low` to `high` of the error rate; `ValueError` where none is known"
+    return _errors_by(self, 'source')
+
+@patch
 def plot_by_object(self:CifakeInterpretation,
     ax:Axes=None, # Axes to draw on; None makes a figure
+    by:str='object_class', # `object_class`, or `source` for generators and cameras
 )->Axes: # The axes
-    "Error rate of each object with its 95% interval"
-    rows = self.by_object()
+    "Error rate of each object, or source, with its 95% interval"
+    rows = _errors_by(self, by)
     if ax is None:
         _, ax = plt.subplots(figsize=(5,2.8), layout='constrained')
     below = rows.error_rate - rows.low
@@ -300,9 +336,10 @@ def plot_confidence_by_object(self:CifakeInterpretation,
     bins:int=20, # Bins between 0 and 1
     ncols:int=5, # Objects in a row of the figure
     axs:np.ndarray=None, # Array of axes, one for each object; None makes a figure
+    by:str='object_class', # `object_class`, or `source` for generators and cameras
 )->np.ndarray: # Array of axes
     "Histogram of `p_fake` by label for each object, most errors first, with the threshold"
-    rows = self.by_object()
+    rows = _errors_by(self, by)
     if axs is None:
         nrows = ceil(len(rows)/ncols)
         _, axs = plt.subplots(nrows, ncols, figsize=(1.9*ncols, 1.75*nrows), sharex=True, sharey=True,
@@ -311,7 +348,7 @@ def plot_confidence_by_object(self:CifakeInterpretation,
     for ax in axs.flat[len(rows):]:
         ax.axis('off')
     for ax,row in zip(axs.flat, rows.itertuples(), strict=False):
-        _plot_histogram(self, self.table[self.table.object_class == row.Index], bins, ax)
+        _plot_histogram(self, self.table[self.table[by] == row.Index], bins, ax)
         ax.axvline(calibration_of(self.learn).threshold, color='grey', lw=0.8, ls='--')
         ax.set_title(f'{row.Index}: {row.errors} of {row.images} wrong', fontsize=8)
     axs.flat[0].legend(fontsize=7)
@@ -328,6 +365,7 @@ def objects_differ(self:CifakeInterpretation,
     "Test whether error rates differ between objects, by Monte Carlo"
     table = self.table if label is None else self.table[self.table.label == label]
     wrong = table.label != table.called
+    _check_known(self, 'object_class')
     counts = pd.crosstab(table.object_class, wrong)
     found = dict(chi2=0., p=1., objects=len(counts), images=len(table), errors=int(wrong.sum()))
     if min(counts.shape) < 2: # one object, or no error, or errors alone

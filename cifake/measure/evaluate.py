@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 from ..data.core import LABELS, write_file
 from ..data.dataset import Cifake
 from ..data.items import Item, as_items
-from ..data.loaders import cifake_of, has_items
+from ..data.loaders import cifake_of, has_items, no_test
 from .calibration import Calibration, find_calibration
 from .learners import Calibrated, two_columns, weights_digest
 from .metrics import MEASURES, checked
@@ -152,6 +152,7 @@ def target_of(
     detector:object, # fastai `Learner`, or any other `Predictor` where `path` is given
     path:str|PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None uses the learner's own
     split:str='test', # `test`, or `valid` for the learner's validation part
+    labels:tuple|None=None, # Names of the folders of generated pictures and of photographs, where they are others
 )->Target: # Images, and what to know of them
     "The images to measure `detector` on; `ValueError` where there are none"
     if split == 'valid':
@@ -159,11 +160,11 @@ def target_of(
         raise ValueError("`split='valid'` is the learner's own validation part: leave `path` out.")
     if split != 'test': raise ValueError(f'`split` is {split!r}: choose `test` or `valid`.')
     dls = getattr(detector, 'dls', None)
-    data = cifake_of(dls, path) if dls is not None else Cifake(path)
+    data = cifake_of(dls, path, labels) if dls is not None else Cifake(path, labels)
     known = frozenset(data.items.digest[data.items.split == 'train'])
     unreadable = int((data.test.error != '').sum())
     if unreadable == len(data.test):
-        raise ValueError(f'{data.root} has no readable image in test/FAKE or test/REAL: there is nothing to test on.')
+        raise ValueError(no_test(data))
     return Target(as_items(data.test, data.root), data, known, unreadable)
 
 # %% ../../nbs/measure/evaluate.ipynb #dd180377
@@ -188,13 +189,15 @@ def evaluate(
     split:str='test', # `test`, or `valid` for the learner's validation part
     threshold:float|None=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     resamples:int=1000, # Resamples of the bootstrap; 0 leaves its intervals out
+    labels:tuple|None=None, # Names of the folders of generated pictures and of photographs, where they are others
 )->Report: # Measures with their intervals, official and without leaked files
     "Measure `detector` on the sealed test; `ValueError` where it gives no probabilities or there are no images"
     check_threshold(threshold)
-    target = target_of(detector, path, split)
+    target = target_of(detector, path, split, labels)
     predictor = as_predictor(detector)
     own = predictor.calibration
-    table = pd.DataFrame({k: [getattr(o, k) for o in target.items] for k in ('path', 'label', 'object_class')})
+    kept = 'path', 'label', 'object_class', 'source'
+    table = pd.DataFrame({k: [getattr(o, k) for o in target.items] for k in kept})
     table['p_fake'] = predictor.p_fake(target.items)
     if split == 'test': table['leaked'] = [o.digest in target.known for o in target.items]
     note = _note(target, split, own, threshold)

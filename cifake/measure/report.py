@@ -21,6 +21,7 @@ from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
 from ..data.core import LABELS
+from ..data.layout import NO_SOURCES
 from .metrics import MEASURES, checked, intervals, measures, wilson
 
 # %% ../../nbs/measure/report.ipynb #5ce4a16c
@@ -42,6 +43,7 @@ class Report:
     unreadable: int = 0 # Images that could not be read and are not in `n`
     note: str = '' # What to know before quoting these numbers
     groups: list = field(default_factory=list) # Rows: `object_class`, `label`, `n`, `right`, `rate`, `low`, `high`
+    sources: list = field(default_factory=list) # The same by `source`, with the `auc` against all of the other label
     clean: 'Report|None' = None # The same without files that are also in `train/`
     weights: str = field(default='', compare=False) # `weights_digest` of the network that was measured; '' is unknown
     predictions: pd.DataFrame|None = field(default=None, compare=False) # `path`, `label`, `p_fake` and others by row
@@ -51,15 +53,24 @@ class Report:
     def __dir__(self): return [*super().__dir__(), *MEASURES]
 
 # %% ../../nbs/measure/report.ipynb #3d3a426c
-def _groups(table, right):
-    "Right verdicts for each object and label, with Wilson's interval"
-    if 'object_class' not in table: return []
+def _groups(table, right, column):
+    "Right verdicts for each label and each value in `column`, with Wilson's interval; none where no value is known"
+    if column not in table or table[column].isin(['', 'unknown']).all(): return []
     marked = table.assign(right=right)
-    counts = marked.groupby(['object_class', 'label']).right.agg(['size', 'sum'])
+    counts = marked.groupby([column, 'label']).right.agg(['size', 'sum'])
     rows = []
     for (name, label), (n, hits) in zip(counts.index, counts.to_numpy(), strict=True):
         low, high = wilson(hits, n)
-        rows.append(dict(object_class=name, label=label, n=int(n), right=int(hits), rate=hits/n, low=low, high=high))
+        rows.append({column:name, 'label':label, 'n':int(n), 'right':int(hits), 'rate':hits/n, 'low':low, 'high':high})
+    return rows
+
+def _sources(table, right):
+    "The same by source, with the area under the curve of each source against all images of the other label"
+    rows = _groups(table, right, 'source')
+    for row in rows:
+        other = table.label != row['label']
+        some = table[other | (table.source == row['source'])]
+        row['auc'] = float(measures((some.label == 'FAKE').to_numpy(), some.p_fake.to_numpy(float))['auc'][0])
     return rows
 
 def _measured(table, threshold, band, resamples):
@@ -68,7 +79,8 @@ def _measured(table, threshold, band, resamples):
     p = table.p_fake.to_numpy(dtype=float)
     called = p >= threshold
     right = called == fake
-    found = dict(n=len(p), threshold=threshold, groups=_groups(table, right))
+    found = dict(n=len(p), threshold=threshold)
+    found |= dict(groups=_groups(table, right, 'object_class'), sources=_sources(table, right))
     found |= dict(tp=int((fake & called).sum()), fn=int((fake & ~called).sum()))
     found |= dict(fp=int((~fake & called).sum()), tn=int((~fake & ~called).sum()))
     found['measures'] = {k: float(v[0]) for k,v in measures(fake, p, threshold).items()}
@@ -96,7 +108,7 @@ def check_threshold(
     raise ValueError(f'`threshold` is {threshold}: give a number from 0 to 1.')
 
 def report_of(
-    predictions:pd.DataFrame, # `label`, `p_fake`; with `object_class`, groups; with `leaked` (bool), the clean report
+    predictions:pd.DataFrame, # `label`, `p_fake`; `object_class` and `source` for groups; `leaked` for the clean report
     split:str='test', # What was measured
     threshold:float=0.5, # `p_fake` at or above it is called FAKE
     band:tuple|None=None, # `p_fake` from the first to below the second is unsure
@@ -176,15 +188,25 @@ def to_frame(self:Report)->pd.DataFrame:
     return pd.concat(tables, axis=1)
 
 # %% ../../nbs/measure/report.ipynb #b09a64f1
+def _shown(rows):
+    "Rows of groups with the share of right verdicts as text"
+    shown = '{rate:.1%} of {n} ({low:.1%} to {high:.1%})'.format
+    return pd.DataFrame(rows).assign(right=[shown(**o) for o in rows])
+
 @patch
 def by_object(self:Report)->pd.DataFrame:
-    "Share of right verdicts for each object and label, with its 95% interval; `ValueError` without groups"
-    if not self.groups: raise ValueError('These predictions have no column `object_class`, so there are no groups.')
-    shown = '{rate:.1%} of {n} ({low:.1%} to {high:.1%})'.format
-    cells = pd.DataFrame(self.groups)
-    cells['shown'] = [shown(**o) for o in self.groups]
-    table = cells.pivot(index='object_class', columns='label', values='shown')
+    "Share of right verdicts for each object and label, with its 95% interval; `ValueError` where none is known"
+    if not self.groups: raise ValueError('The objects of these images are not known, so there are no groups.')
+    table = _shown(self.groups).pivot(index='object_class', columns='label', values='right')
     return table.fillna('no images').rename_axis(columns=None)
+
+@patch
+def by_source(self:Report)->pd.DataFrame:
+    "Right verdicts of each label and source, with their 95% interval, and AUC; `ValueError` where none is known"
+    if not self.sources: raise ValueError(NO_SOURCES)
+    table = _shown(self.sources).assign(auc=[f"{o['auc']:.4f}" for o in self.sources])
+    table['note'] = ['fewer than 30 images' if o['n'] < 30 else '' for o in self.sources]
+    return table.set_index(['label', 'source'])[['right', 'auc', 'note']].sort_index()
 
 # %% ../../nbs/measure/report.ipynb #d79019ca
 def plot_counts(
@@ -296,6 +318,7 @@ def _report_from(values):
     kept['intervals'] = {k: tuple(map(_number, v)) for k,v in values['intervals'].items()}
     kept['wrong_when_sure'] = _number(values.get('wrong_when_sure'))
     if kept.get('band'): kept['band'] = tuple(kept['band'])
+    kept['sources'] = [o | dict(auc=_number(o['auc'])) for o in kept.get('sources', [])]
     if kept.get('clean'): kept['clean'] = _report_from(kept['clean'])
     if kept.get('predictions'): kept['predictions'] = pd.DataFrame(kept['predictions'])
     return Report(**kept)
@@ -344,6 +367,7 @@ def to_html(self:Report,
     further = {}
     if self.groups: further['Right verdicts by object and label'] = self.by_object()
     if self.clean and self.clean.groups: further['The same without leaked files'] = self.clean.by_object()
+    if self.sources: further['Right verdicts by source'] = self.by_source()
     further |= tables or {}
     for heading,table in further.items(): body += _section(heading, table)
     return _PAGE.format(title=title, style=_STYLE, body=body)

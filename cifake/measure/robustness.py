@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms.v2 import functional as vision
 
 from ..data.dataset import labelled_files
+from ..data.layout import NO_SOURCES
 from ..data.loaders import ImageStore
 from ..data.pictures import check_way, read_picture, to_square
 from .calibration import choose_threshold
@@ -122,6 +123,18 @@ def _row(fake, p, threshold):
     row |= _recalls(fake, p, threshold) | dict(auc=found['auc'], best_threshold=best)
     return row | {f'best_{k}': at_best[k] for k in ('accuracy', 'recall', 'recall_real')}
 
+def _groups_of(items, by):
+    "Which of `items` make up each part of the table: all of them, and those of each label and source"
+    everything = np.ones(len(items), bool)
+    if by is None: return {(): everything}
+    if by != 'source': raise ValueError(f'`by` is {by!r}: choose `source`, or None.')
+    found = {(('label', ''), ('source', '')): everything}
+    for label,source in sorted({(o.label, o.source) for o in items if o.source}):
+        chosen = [(o.label, o.source) == (label, source) for o in items]
+        found[('label', label), ('source', source)] = np.array(chosen)
+    if len(found) > 1: return found
+    raise ValueError(NO_SOURCES)
+
 def robustness_table(
     detector:object, # fastai `Learner`, `Detector`, or a function from a list of arrays (h, w, 3) to `p_fake`
     path:str|PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None uses the learner's own
@@ -130,6 +143,7 @@ def robustness_table(
     threshold:float|None=None, # `p_fake` at or above it is called FAKE; None takes the detector's own, or else 0.5
     seed:int=0, # Seed of what is random
     size:int|None=None, # Side in pixels that pictures are brought to first; None takes them as they are, of one size
+    by:str|None=None, # `source` adds a row for each label and source, such as a generator; None does not
 )->pd.DataFrame: # `corruption`, `level` and measures; the first row is for clean pictures
     "Accuracy under corruptions; `ValueError` for an unknown corruption and where there are no images"
     check_threshold(threshold)
@@ -142,12 +156,14 @@ def robustness_table(
     store = ImageStore(target.data, size)
     images = store.images[store.rows(target.items)].permute(0,3,1,2)
     fake = np.array([o.label == 'FAKE' for o in target.items])
-    def row(name, level, pictures):
+    groups = _groups_of(target.items, by)
+    def measured(name, level, pictures):
         p = predictor.p_fake(pictures.permute(0,2,3,1).contiguous().numpy())
-        return dict(corruption=name, level=level, **_row(fake, p, threshold))
-    rows = [row('none', np.nan, images)]
+        for key,chosen in groups.items():
+            yield dict(corruption=name, level=level, **dict(key), **_row(fake[chosen], p[chosen], threshold))
+    rows = list(measured('none', np.nan, images))
     for name in names:
-        rows += [row(name, level, corrupt(images, name, level, seed)) for level in CORRUPTIONS[name].levels]
+        for level in CORRUPTIONS[name].levels: rows += measured(name, level, corrupt(images, name, level, seed))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/measure/robustness.ipynb #3579eff5
