@@ -16,7 +16,7 @@ from fastcore.imports import in_colab
 
 from .core import LABELS, can_write, cifake_home, digest_of, home_errors, progress
 from .folders import folders_in
-from .layout import label_of
+from .layout import PARTS, label_of
 
 # %% ../../nbs/data/find.ipynb #37fe5f84
 HANDLE = 'birdy654/cifake-real-and-ai-generated-synthetic-images' # on Kaggle
@@ -109,7 +109,8 @@ def _open(path, origin, labels=LABELS):
     root = _root_in(folder, labels)
     if root:
         return root
-    if _has_labels(folder, labels): # a set without train and test
+    is_part = folder.resolve().name.lower() in PARTS # whose other parts would be missed
+    if _has_labels(folder, labels) and not is_part:
         return folder
     raise ValueError(_no_labels(path, folder, labels))
 
