@@ -41,7 +41,7 @@ class Report:
     unsure: int = 0 # Images in that band; all measures count them by `threshold`
     wrong_when_sure: float = np.nan # Share of wrong verdicts outside of the band
     unreadable: int = 0 # Images that could not be read and are not in `n`
-    note: str = '' # What to know before quoting these numbers
+    note: str = '' # A warning that belongs to these numbers
     groups: list = field(default_factory=list) # Rows: `object_class`, `label`, `n`, `right`, `rate`, `low`, `high`
     sources: list = field(default_factory=list) # The same by `source`, with the `auc` against all of the other label
     clean: 'Report|None' = None # The same without files that are also in `train/`
@@ -91,7 +91,7 @@ def _measured(table, threshold, band, resamples):
     return found | dict(band=tuple(band), unsure=int((~sure).sum()), wrong_when_sure=wrong)
 
 def _caveats(predictions):
-    "What to know before quoting measures of these predictions"
+    "Warnings about measures of these predictions"
     n = len(predictions)
     labels = predictions.label.unique()
     found = []
@@ -112,7 +112,7 @@ def report_of(
     split:str='test', # What was measured
     threshold:float=0.5, # `p_fake` at or above it is called FAKE
     band:tuple|None=None, # `p_fake` from the first to below the second is unsure
-    note:str='', # What to know before quoting these numbers
+    note:str='', # A warning that belongs to these numbers
     resamples:int=1000, # Resamples of the bootstrap; 0 leaves its intervals out
     unreadable:int=0, # Number of images that could not be read
 )->Report: # Measures with their intervals
@@ -357,7 +357,7 @@ def to_html(self:Report,
     title:str='Report of a detector', # Title of the page
     tables:dict|None=None, # Title to a further table (DataFrame), for the end of the page
 )->str: # HTML page
-    "Tables and figures on one page that needs no other file"
+    "Tables and figures as one page that needs no other file"
     title = html.escape(title)
     body = f'<h1>{title}</h1><p>{html.escape(_notes(self))}</p>{_table(self).to_html(border=0)}'
     if self.predictions is not None:

@@ -76,7 +76,7 @@ def _torchvision_models():
 def list_models(
     pattern:str='*', # Shell pattern, such as `resnet*`
 )->list: # Names, ours first, each once
-    "Names that `create_model` understands and that match `pattern`"
+    "Names for `create_model` that match `pattern`"
     names = [*own_networks(), *timm.list_models(), *_torchvision_models()]
     return [o for o in dict.fromkeys(names) if fnmatch(o, pattern)]
 
@@ -109,7 +109,7 @@ def current_name(
 def model_source(
     name:str, # Name of a network
 )->str: # `cifake`, `timm` or `torchvision`
-    "Which library builds `name`; where timm and torchvision share a name, timm's is meant"
+    "The library that builds `name`; timm comes before torchvision"
     name = current_name(name)
     if is_own(name):
         return 'cifake'
@@ -140,7 +140,7 @@ def _kind(name):
     return name.rpartition('.')[2]
 
 def _by_order(state, own, head):
-    "`state` under the names of `own`, where entries but those of the last layer agree one by one; else as it is"
+    "`state` under the names of `own` if all entries before the last layer agree; else unchanged"
     body = [k for k in own if k not in head]
     theirs = list(state)
     rest = [_kind(o) for o in theirs[len(body):]]
@@ -257,12 +257,12 @@ def create_model(
     pretrained:bool=False, # Load ImageNet weights: from `weights_path`, or else downloaded
     weights_path:str|Path|None=None, # Local weights file, in safetensors or PyTorch format; implies `pretrained`
     n_out:int=2, # Outputs: one for each label
-    objects:int=1, # Objects that are told apart for each label in training
+    objects:int=1, # Object classes for each label in training
     sigmoid:bool=False, # End in one sigmoid output for two labels, as `OneSigmoid` has it
     size:int|None=None, # Side of its images in pixels, for which it is built where that matters; None takes its own
     **kwargs:object, # Passed to the network's own constructor
 )->nn.Module: # Gives (n, n_out) logits of (n, 3, h, w) images, in training (n, n_out*objects)
-    "Build the network `name`, with its whole head, as its library defines it"
+    "Build the network `name` as its library defines it"
     name = current_name(name)
     n_all = count_outputs(n_out, objects, sigmoid)
     fetch = pretrained and weights_path is None
