@@ -9,7 +9,6 @@ __all__ = ['command', 'cifake_predict', 'cifake_data', 'cifake_train', 'cifake_e
 import argparse
 import csv
 import inspect
-import json
 import os
 import shutil
 import signal
@@ -111,6 +110,10 @@ def _plain_row(row, empty):
     row = {k: printable(v) if isinstance(v, str) else v for k,v in row.items()}
     return {k: empty if v != v else v for k,v in row.items()}
 
+def _print_json(row):
+    from cifake.data.core import to_json
+    print(to_json(_plain_row(row, None), indent=None))
+
 def _print_line(row):
     note = row['error'] or row['note']
     verdict = row['verdict'] or 'error'
@@ -119,7 +122,7 @@ def _print_line(row):
 
 def _printer(format):
     "A function that prints a row; the head of a table is printed at once"
-    if format == 'jsonl': return lambda row: print(json.dumps(_plain_row(row, None)))
+    if format == 'jsonl': return _print_json
     if format == 'table':
         print(f'{"verdict":8}{"p_fake":8}file')
         return _print_line

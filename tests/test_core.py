@@ -12,9 +12,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from fastcore.foundation import L
 from packaging.requirements import Requirement
 
+from check import ROOT
 from cifake.data.core import (
     _too_old,
     available_cores,
@@ -250,3 +252,14 @@ def test_an_address_is_that_of_the_installed_package():
         assert project_url('Repository') == ''
     with patch('importlib.metadata.metadata', side_effect=metadata.PackageNotFoundError):
         assert project_url('Repository') == ''
+
+
+@pytest.mark.parametrize('value', [np.float32(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5])], ids=repr)
+def test_one_number_of_any_library_is_a_number_of_python(value):
+    assert plain(value) == 0.5 and type(plain(dict(a=[value]))['a'][0]) is float
+
+
+def test_json_is_written_in_one_place():
+    "`to_json`, which writes no NaN; the others use it"
+    writers = [o.name for o in (ROOT/'cifake').rglob('*.py') if 'json.dump' in o.read_text(encoding='utf-8')]
+    assert writers == ['core.py']

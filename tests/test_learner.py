@@ -113,8 +113,22 @@ def test_vgg_s_own_head_is_not_carried_along():
 
 def test_loaders_of_another_normalisation_are_refused(weights):
     dls = memory_dls(demo_cifake(n=60), bs=16)
-    with pytest.raises(ValueError, match='this network expects'):
+    with pytest.raises(ValueError, match='these weights expect'):
         cifake_learner(dls, 'test_resnet', weights_path=weights)
+
+
+@pytest.mark.parametrize('arch', ['cifakenet', 'test_resnet'])
+def test_random_weights_take_any_normalisation(arch):
+    dls = memory_dls(demo_cifake(n=60), bs=16)
+    own = stats_of(dls)
+    cifake_learner(dls, arch)
+    assert stats_of(dls) == own
+
+
+@pytest.mark.parametrize('cbs', [Callback(), [Callback()], Callback], ids=['one', 'list', 'class'])
+def test_callbacks_come_one_or_many(cbs):
+    learn = cifake_learner(blank(), 'lenet', cbs=cbs, normalize=False)
+    assert sum(type(o) is Callback for o in learn.cbs) == 1
 
 
 def test_normalisation_is_left_alone_where_asked():

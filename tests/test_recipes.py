@@ -2,7 +2,9 @@
 import json
 from dataclasses import FrozenInstanceError, asdict
 
+import numpy as np
 import pytest
+import torch
 
 from cifake.training.recipes import RECIPES, Recipe, fit_to, get_recipe, list_recipes, recipe_from_json, recipe_to_json
 
@@ -95,3 +97,15 @@ def test_json_is_read_back():
     ('{"name": "a", "arch": "lenet", "learning_rate": 1}', "no field 'learning_rate'")])
 def test_a_file_that_is_no_recipe_is_refused(text, words):
     with pytest.raises(ValueError, match=words): recipe_from_json(text)
+
+
+@pytest.mark.parametrize('number', [np.int64, np.int16, torch.tensor], ids=str)
+def test_numbers_of_other_libraries_are_fields(number):
+    recipe = get_recipe('quick', bs=number(64), lr=number(1), size=number(48))
+    assert (recipe.bs, recipe.size, type(recipe.bs)) == (64, 48, int)
+    assert recipe_from_json(recipe_to_json(recipe)) == recipe
+
+
+def test_text_in_place_of_a_number_is_refused():
+    with pytest.raises(ValueError, match="`bs` of recipe 'quick' is '64': it has to be of type int"):
+        get_recipe('quick', bs='64')

@@ -256,7 +256,9 @@ def _change_each(value, change):
     return change(value)
 
 def _python_value(value):
-    return value.item() if isinstance(value, np.generic) else value
+    "`value`, or the number in a NumPy number or in a tensor with one element"
+    is_number = isinstance(value, np.generic) or hasattr(value, 'numel') and value.numel() == 1
+    return value.item() if is_number else value
 
 def _json_value(value):
     value = _python_value(value)
@@ -268,7 +270,7 @@ def _json_value(value):
 def plain(
     value:object, # Any value; dictionaries, lists and tuples are searched
 )->object: # The same, in Python's own types
-    "`value` with Python's own numbers and lists in place of NumPy's and fastai's"
+    "`value` with Python's own numbers and lists in place of those of NumPy, PyTorch and fastai"
     return _change_each(value, _python_value)
 
 def to_json(

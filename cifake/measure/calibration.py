@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.special import expit, logit
 
+from ..data.core import to_json
 from .metrics import checked, wilson
 
 # %% ../../nbs/measure/calibration.ipynb #234fadb0
@@ -147,7 +148,7 @@ class Calibration:
         return np.array([self.verdict(o) for o in p], dtype='U6')
     def to_json(self)->str: # JSON object
         "The calibration as JSON"
-        return json.dumps(asdict(self), indent=1)
+        return to_json(asdict(self))
     @classmethod
     def from_json(cls,
         text:str, # What `to_json` gave

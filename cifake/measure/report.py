@@ -21,6 +21,7 @@ from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
 from ..data.core import LABELS
+from ..data.core import to_json as json_text
 from ..data.layout import NO_SOURCES
 from .metrics import MEASURES, checked, intervals, measures, wilson
 
@@ -287,17 +288,11 @@ def plot(self:Report,
     return axs
 
 # %% ../../nbs/measure/report.ipynb #60350860
-def _without_nan(o):
-    "`o` with None in place of NaN, which JSON does not have"
-    if isinstance(o, dict): return {k: _without_nan(v) for k,v in o.items()}
-    if isinstance(o, (list, tuple)): return [_without_nan(v) for v in o]
-    return None if isinstance(o, float) and np.isnan(o) else o
-
 def _values(report):
     "What a file keeps of a report"
     kept = {k: v for k,v in vars(report).items() if k not in ('measures', 'predictions', 'clean')}
     clean = _values(report.clean) if report.clean else None
-    return _without_nan(kept | report.measures) | dict(clean=clean)
+    return kept | report.measures | dict(clean=clean)
 
 @patch
 def to_json(self:Report,
@@ -305,8 +300,8 @@ def to_json(self:Report,
 )->str: # JSON object
     "The report as JSON"
     values = _values(self)
-    if not predictions or self.predictions is None: return json.dumps(values, indent=1)
-    return json.dumps(values | dict(predictions=self.predictions.to_dict('list')))
+    if not predictions or self.predictions is None: return json_text(values)
+    return json_text(values | dict(predictions=self.predictions.to_dict('list')), indent=None)
 
 # %% ../../nbs/measure/report.ipynb #eac1226c
 def _number(value): return np.nan if value is None else value

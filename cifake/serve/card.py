@@ -19,7 +19,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..data.core import arrays_digest
+from ..data.core import arrays_digest, json_values
 
 # %% ../../nbs/serve/card.ipynb #4ab5eb93
 BOX = files('cifake')/'pretrained'
@@ -271,7 +271,7 @@ def detector_card(
                 stats=stats_of(learn.dls) or [[0.]*3, [1.]*3], vocab=list(learn.dls.vocab),
                 flip_average=hasattr(learn, 'flip_average'), calibration=_calibration(learn, weights),
                 weights_digest=weights, parameters=sum(o.numel() for o in learn.model.parameters()), **known)
-    return check_card(json.loads(json.dumps(card)))
+    return check_card(json_values(card))
 
 # %% ../../nbs/serve/card.ipynb #c2514110
 def with_suffix(

@@ -6,7 +6,6 @@
 __all__ = ['COLUMNS', 'Detector', 'as_table', 'save_detector', 'load_detector', 'load_pretrained', 'BatchDetector']
 
 # %% ../../nbs/serve/detector.ipynb #0c8566f2
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..data.core import available_cores, write_file
+from ..data.core import available_cores, to_json, write_file
 from ..data.pictures import check_way, read_picture, to_square
 from ..measure.calibration import Calibration
 from .card import box_card, box_file, detector_card, detector_file, with_suffix
@@ -220,7 +219,7 @@ def save_detector(
     "Write a learner's detector to one file without code, in one step; `ValueError` for a learner of another origin"
     from safetensors.torch import save
     path = with_suffix(path, '.safetensors')
-    card = json.dumps(detector_card(learn, name))
+    card = to_json(detector_card(learn, name), indent=None)
     state = {k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}
     return write_file(path, save(state, metadata=dict(card=card)))
 
@@ -261,7 +260,7 @@ def load_pretrained(
     from cifake.training.learner import blank_dls, recipe_learner, recipe_loaders
     from cifake.training.recipes import recipe_from_json
     card = box_card(name)
-    recipe = recipe_from_json(json.dumps(card['recipe']))
+    recipe = recipe_from_json(to_json(card['recipe']))
     if path is None: dls = blank_dls(recipe.size)
     else: dls, _ = recipe_loaders(find_cifake(path), recipe, card['seed'])
     dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
@@ -269,7 +268,7 @@ def load_pretrained(
     with box_file(name) as file: state = read_weights(file)
     learn.model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     learn.known_weights = weights_digest(learn.model)
-    learn.add_cb(Calibrated(Calibration.from_json(json.dumps(card['calibration'])), learn.known_weights))
+    learn.add_cb(Calibrated(Calibration.from_json(to_json(card['calibration'])), learn.known_weights))
     learn.card = card
     return learn
 

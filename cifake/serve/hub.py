@@ -6,12 +6,11 @@
 __all__ = ['USE', 'NAME', 'corruption_name', 'model_card', 'push_to_hub', 'from_hub']
 
 # %% ../../nbs/serve/hub.ipynb #940d0211
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.core import place_for, project_url
+from ..data.core import place_for, project_url, to_json
 from ..measure.metrics import MEASURES
 from .card import detector_file, read_card
 from .detector import Detector, load_detector
@@ -200,7 +199,7 @@ def push_to_hub(
     from safetensors.numpy import load, save
     with detector_file(source) as path:
         card, _ = read_card(path)
-        data = save(load(path.read_bytes()), metadata=dict(card=json.dumps(card)))
+        data = save(load(path.read_bytes()), metadata=dict(card=to_json(card, indent=None)))
     page = str(model_card(card, repo_id)).encode()
     files = [CommitOperationAdd(NAME, data), CommitOperationAdd('README.md', page)]
     api = HfApi(endpoint=endpoint, token=token)

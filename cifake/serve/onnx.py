@@ -7,7 +7,6 @@ __all__ = ['export_onnx', 'OnnxNetwork']
 
 # %% ../../nbs/serve/onnx.ipynb #3cc6a70e
 import copy
-import json
 import logging
 import warnings
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.core import write_file
+from ..data.core import to_json, write_file
 from .card import card_of_json, reading_detector, with_suffix
 
 # %% ../../nbs/serve/onnx.ipynb #4b161e4c
@@ -61,7 +60,7 @@ def export_onnx(
     calibration = {**detector.card['calibration'], 'threshold': detector.threshold, 'unsure': list(detector.band)}
     card = {**detector.card, 'calibration': calibration}
     model = _onnx_of(copy.deepcopy(detector.network.whole).cpu(), card['size'])
-    model.metadata_props.add(key='card', value=json.dumps(card))
+    model.metadata_props.add(key='card', value=to_json(card, indent=None))
     return write_file(path, model.SerializeToString())
 
 # %% ../../nbs/serve/onnx.ipynb #45482e62

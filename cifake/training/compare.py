@@ -178,7 +178,7 @@ def compare_recipes(
     names:str|Recipe|Iterable[str|Recipe], # Recipes: names in `RECIPES`, or `Recipe`s
     path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None looks in the usual places
     out:str|Path='runs/compare', # Folder for the folders of the runs
-    seeds:Iterable[int]=(42,), # Seeds to train each with; each has its own validation part
+    seeds:int|Iterable[int]=(42,), # Seeds to train each with; each has its own validation part
     budget:float=None, # Minutes that this call may train; None has no end
     subset:float|int|None=None, # Share (float) or number (int) of training images; None uses all
     weights:dict=None, # Local file with ImageNet weights by name of a recipe
@@ -196,6 +196,8 @@ def compare_recipes(
     out = Path(out).expanduser()
     precision = choose_precision(precision, default_device())
     subset = plain(subset)
+    seeds = plain(seeds)
+    if isinstance(seeds, int): seeds = [seeds]
     images = lru_cache(None, typed=True)(partial(_images, data))
     _check_folder(out, images)
     jobs = {out/f'{o.name}-{seed}': (o, int(seed)) for seed in seeds for o in recipes}

@@ -19,6 +19,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import valley
 from fastai.callback.training import BnFreeze
@@ -28,10 +29,11 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.vision.core import PILImage, imagenet_stats
+from fastcore.foundation import L
 from torch import nn
 
 from ..data.augment import cifake_tfms
-from ..data.core import LABELS, OBJECTS
+from ..data.core import LABELS, OBJECTS, plain
 from ..data.dataset import Cifake
 from ..data.items import Item
 from ..data.loaders import CIFAKE_STATS, cifake_block, cifake_dls, memory_dls
@@ -97,15 +99,15 @@ def stats_of(
         if isinstance(o, Normalize): return [o.mean.flatten().tolist(), o.std.flatten().tolist()]
     return None
 
-def _normalize(dls, stats):
-    "Add normalisation by `stats`, or refuse loaders that normalise by others"
+def _normalize(dls, stats, trained):
+    "Add normalisation by `stats`; refuse loaders that normalise by others than those that weights were `trained` with"
     present = stats_of(dls)
     if present is None:
         dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch') # on fastai's default device
         dls.to(dls.device)
-    elif not np.allclose(present[0], stats[0], atol=1e-3):
+    elif trained and not np.allclose(present[0], stats[0], atol=1e-3):
         raise ValueError(
-            f'These loaders normalise by a mean of {np.round(present[0], 3).tolist()}, this network expects '
+            f'These loaders normalise by a mean of {np.round(present[0], 3).tolist()}, these weights expect '
             f'{np.round(stats[0], 3).tolist()}: make loaders of its own with `cifake_dls(..., stats=None)`.')
 
 # %% ../../nbs/training/learner.ipynb #e8293ff2
@@ -165,7 +167,7 @@ def cifake_learner(
     precision:str='auto', # Of the forward pass, as for `choose_precision`
     metrics:Callable|list|None=accuracy, # fastai metrics of the validation part
     normalize:bool=True, # Add the network's normalisation to `dls`; False leaves them as they are
-    cbs:list|None=None, # Further callbacks
+    cbs:Callback|list|None=None, # Further callbacks, or one
     path:str|Path='.', # Folder for fastai's own files, such as those of `lr_find`
     **kwargs:object, # Passed to fastai's `Learner`: `wd`, `opt_func`, `splitter`, ...
 )->Learner: # With the callback `HistoryKeeper`; the body is frozen where `pretrained`
@@ -183,7 +185,7 @@ def cifake_learner(
         head='own' if whole else head, hidden=hidden, dropout=dropout, model_args=dict(model_args or {}))
     loss = DetectorLoss if list(dls.vocab) == LABELS else CrossEntropyLossFlat
     kwargs.update(loss_func=loss(label_smoothing=label_smoothing), metrics=metrics, path=path)
-    kwargs['cbs'] = _added_callbacks(dls, objects, precision) + list(cbs or [])
+    kwargs['cbs'] = _added_callbacks(dls, objects, precision) + list(L(cbs))
     with _fetching(arch, source) if fetch else nullcontext():
         if whole:
             model = create_model(
@@ -192,7 +194,7 @@ def cifake_learner(
             learn = CifakeLearner(dls, model, **kwargs)
         else: learn = _split_learner(dls, network, fetch, weights_path, pretrained, **kwargs)
     learn.network = network
-    if normalize: _normalize(dls, _expected_stats(learn.model, source, pretrained and source != 'cifake'))
+    if normalize: _normalize(dls, _expected_stats(learn.model, source, pretrained and source != 'cifake'), pretrained)
     return learn
 
 # %% ../../nbs/training/learner.ipynb #eb78693a
@@ -215,6 +217,7 @@ def find_lr(
     **kwargs:object, # Passed to fastai's `lr_find`: `start_lr`, `end_lr`, `stop_div`
 )->float: # Suggested peak rate
     "Suggest a learning rate by fastai's `lr_find`, in its longest valley; `ValueError` where the losses show none"
+    num_it = plain(num_it)
     path = learn.path
     with tempfile.TemporaryDirectory() as work, learn.no_bar(), _restored_after_error(learn):
         learn.path = Path(work)
@@ -283,14 +286,14 @@ def recipe_learner(
     recipe:Recipe, # Network, loss, optimiser and callbacks
     seed:int, # Seed of the order of batches and of their augmentation
     precision:str='auto', # Of the forward pass and of Muon's iteration
-    cbs:list|None=None, # Further callbacks
+    cbs:Callback|list|None=None, # Further callbacks, or one
     **kwargs:object, # Passed to `cifake_learner`: `pretrained`, `weights_path`, `normalize`
 )->Learner: # Not yet trained
     "The learner that `recipe` asks for"
     learn = cifake_learner(
         dls, recipe.arch, label_smoothing=recipe.label_smoothing, objects=recipe.objects, sigmoid=recipe.outputs == 1,
         head=recipe.head, hidden=recipe.hidden, dropout=recipe.dropout, model_args=recipe.model_args,
-        precision=precision, cbs=_recipe_callbacks(recipe, seed) + list(cbs or []),
+        precision=precision, cbs=_recipe_callbacks(recipe, seed) + list(L(cbs)),
         **_optimizer_arguments(recipe, precision, dls.device), **kwargs)
     _check_scales(learn.model, recipe)
     return learn

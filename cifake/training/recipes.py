@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import ceil, inf, isfinite
 
+from ..data.core import plain, to_json
+
 # %% ../../nbs/training/recipes.ipynb #f9a419e1
 @dataclass(frozen=True)
 class Recipe:
@@ -51,7 +53,9 @@ class Recipe:
     flip_average: bool = False # Predictions are means over an image and its mirror image
     patience: int = None # Stop after this many epochs without a better validation loss; None never stops early
     min_steps: int = 64 # Fewest optimiser steps: small sets get more epochs
-    def __post_init__(self): _check_recipe(self)
+    def __post_init__(self):
+        for f in fields(self): object.__setattr__(self, f.name, plain(getattr(self, f.name)))
+        _check_recipe(self)
 
 # %% ../../nbs/training/recipes.ipynb #4a7ff3c8
 _RANGES = dict( # lowest and highest value of a field
@@ -277,7 +281,7 @@ def recipe_to_json(
     recipe:Recipe, # Set-up to store
 )->str: # JSON object with every field
     "`recipe` as JSON"
-    return json.dumps(asdict(recipe), indent=1)
+    return to_json(asdict(recipe))
 
 def recipe_from_json(
     text:str, # JSON object, or the `recipe.json` of a run; fields that are absent keep their defaults

@@ -20,6 +20,7 @@ from pathlib import Path
 import fastai
 import timm
 import torch
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
@@ -27,7 +28,7 @@ from fastai.torch_core import default_device, set_seed
 from filelock import FileLock
 
 from .. import __version__
-from ..data.core import cifake_home, file_digest, home_errors, items_digest, marked_training, plain, write_file
+from ..data.core import cifake_home, file_digest, home_errors, items_digest, marked_training, plain, to_json, write_file
 from ..data.dataset import Cifake
 from ..data.demo import demo_cifake
 from ..measure.calibration import Calibration
@@ -221,14 +222,13 @@ def train_learner(
     precision:str='auto', # Of the forward pass and of Muon's iteration: `float32`, `bfloat16`, or `auto`
     num_workers:int=None, # Processes that read images, where they do not come from memory; None leaves it to fastai
     verbose:bool=True, # Show progress and losses of each epoch and, at the end, the validation report
-    cbs:list|None=None, # Further fastai callbacks
+    cbs:Callback|list|None=None, # Further fastai callbacks, or one
     **overrides:object, # Fields of the recipe to change, such as `lr=0.005`
 )->Learner: # With the best weights, `learn.report` (on validation) and `learn.run_folder`
     "Train a detector: loaders, rate, schedule, best weights, validation report, and a folder that holds it all"
     chosen = _chosen(recipe, epochs, weights_path, overrides)
     data = Cifake(path)
-    seed = int(seed)
-    subset = plain(subset)
+    seed, subset, num_workers = plain((seed, subset, num_workers))
     extra = _folders(extra)
     set_seed(seed)
     processes = current_processes()
@@ -269,14 +269,14 @@ def _run_loaders(folder, card, recipe, path):
 def load_run(
     folder:str|Path, # Folder that `train_learner` left, finished or interrupted
     path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None uses the one it was trained on
-    cbs:list|None=None, # Further fastai callbacks
+    cbs:Callback|list|None=None, # Further fastai callbacks, or one
     data:bool=True, # Make loaders; without them the learner predicts, and `evaluate(learn, path)` measures it
     precision:str=None, # As in `train_learner`; None takes float32 for a run in float32, and `auto` for others
 )->Learner: # With the run's best weights and the same validation part
     "The learner of a finished or interrupted run; `FileNotFoundError` where the folder holds none"
     folder = Path(folder).expanduser()
     card = _read_run(folder)
-    recipe = recipe_from_json(json.dumps(card['recipe']))
+    recipe = recipe_from_json(to_json(card['recipe']))
     if data: dls, recipe = _run_loaders(folder, card, recipe, path)
     else: dls = blank_dls(recipe.size)
     if card['stats']: dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
@@ -314,7 +314,7 @@ def resume_run(
     folder:str|Path, # Folder of a run that was interrupted or killed
     path:str|Path|Cifake|None=None, # Folder or zip of the dataset; None uses the one it was trained on
     verbose:bool=True, # Show progress and losses of each epoch and, at the end, the validation report
-    cbs:list|None=None, # Further fastai callbacks
+    cbs:Callback|list|None=None, # Further fastai callbacks, or one
 )->Learner: # As `train_learner` gives it; a finished run is only opened
     "Go on with a run from its last finished epoch; recipe, seed and images are those it began with"
     folder = Path(folder).expanduser()
@@ -350,6 +350,6 @@ def _resume(folder, path, verbose, cbs, processes):
     checkpoint = torch.load(file, map_location=learn.dls.device, weights_only=True) if file.exists() else None
     learn.history.rows = checkpoint['rows'] if checkpoint else []
     if checkpoint: run.keep_rows(checkpoint['rows'], (checkpoint['average'] or [checkpoint['model']])[0])
-    fit_and_keep(learn, recipe_from_json(json.dumps(card['recipe'])), run, verbose, checkpoint, _measure)
+    fit_and_keep(learn, recipe_from_json(to_json(card['recipe'])), run, verbose, checkpoint, _measure)
     if verbose and run.folder: _print_report(learn)
     return learn
