@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageFile
 
 from cifake.data import dataset
+from cifake.data.containers import FORMATS
 from cifake.data.core import LABELS
 from cifake.data.dataset import Cifake, check_cifake, labelled_files, read_items, split_items
 from cifake.data.demo import demo_cifake
 from cifake.data.find import find_cifake
 from cifake.data.layout import object_of
-from cifake.data.pictures import FORMATS
 from conftest import lay_out
 
 
@@ -119,6 +119,7 @@ def cut_short(small):
 
 CUT = 'This picture is damaged or cut short (OSError).'
 NO_PICTURE = f'This is no picture of a known format ({", ".join(FORMATS)}), or its beginning is damaged.'
+DAMAGED = 'This picture is damaged at its beginning.'
 
 
 def errors(path): return dict(read_items(path).query('error != ""').set_index('path').error)
@@ -134,15 +135,15 @@ def test_verdicts_of_another_setting_of_pillow_are_not_used(small, first, monkey
 
 
 def test_verdicts_of_another_pillow_are_not_used(small):
-    (small/'train'/'FAKE'/'1999.jpg').write_bytes(b'a format of tomorrow')
-    assert list(errors(small).values()) == [NO_PICTURE]
+    (small/'train'/'FAKE'/'1999.jpg').write_bytes(b'\x89PNG\r\n\x1a\n, but of tomorrow')
+    assert list(errors(small).values()) == [DAMAGED]
 
     def tomorrow(file, *args, **kwargs): return Image.new('RGB', (32, 32))
     with patch('cifake.data.pictures.Image.open', tomorrow): assert len(errors(small)) == 1  # kept, with this Pillow
     with patch('cifake.data.pictures.PILLOW', '99.0'), patch('cifake.data.pictures.Image.open', tomorrow):
         assert errors(small) == {}
     with patch('cifake.data.pictures.PILLOW', '99.0'): assert errors(small) == {}  # kept, with that one
-    assert list(errors(small).values()) == [NO_PICTURE]
+    assert list(errors(small).values()) == [DAMAGED]
 
 
 @pytest.fixture

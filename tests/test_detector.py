@@ -47,8 +47,8 @@ def test_one_picture_in_any_form(robust, source):
 
 
 @pytest.mark.parametrize('source, said', [
-    (ONE.parent, 'folder'), (b'', 'empty'), ('https://example.org/cat.jpg', 'web address'), ('no\0path', 'null byte'),
-    (3, 'This is int: give a path, bytes, a PIL image or an array.'), ('gone.jpg', 'No such file or directory')])
+    (ONE.parent, 'folder'), (b'', 'empty'), ('https://example.org/cat.jpg', 'web address'), ('no\0path', 'neither'),
+    (3, 'This is int: give a path, bytes, an open file'), ('gone.jpg', 'No such file or directory')])
 def test_a_picture_that_cannot_be_read_is_a_row(robust, source, said):
     table = robust.predict([source, ONE])
     assert said in table.error[0] and table.verdict[0] == '' and np.isnan(table.p_fake[0])

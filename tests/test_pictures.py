@@ -8,7 +8,6 @@ from PIL import Image, ImageFile
 
 from cifake.data.demo import demo_cifake
 from cifake.data.pictures import (
-    _strip_in_rgb,
     as_jpeg,
     check_way,
     how_read,
@@ -16,9 +15,10 @@ from cifake.data.pictures import (
     read_picture,
     to_square,
 )
+from cifake.data.values import Values, _strip_in_rgb
 
 KINDS = [('L', 'JPEG'), ('CMYK', 'JPEG'), ('RGB', 'WEBP'), ('RGBA', 'WEBP'), ('P', 'GIF'), ('P', 'PNG'), ('1', 'PNG'),
-         ('LA', 'PNG'), ('I;16', 'PNG'), ('I;16', 'TIFF'), ('I', 'TIFF'), ('RGB', 'BMP'), ('RGB', 'AVIF')]
+         ('LA', 'PNG'), ('I;16', 'PNG'), ('I;16', 'TIFF'), ('I;16B', 'TIFF'), ('RGB', 'BMP'), ('RGB', 'AVIF')]
 
 
 def encoded(image, kind, **kwargs):
@@ -54,7 +54,8 @@ def scan():
 @pytest.mark.parametrize('size', [(1, 1), (1, 3000), (700, 2)], ids=str)
 @pytest.mark.parametrize('mode, kind', KINDS)
 def test_every_kind_comes_out_in_rgb(mode, kind, size):
-    picture = read_picture(encoded(Image.new(mode, size), kind))
+    colour = {'color': 40_000} if mode.startswith('I') else {}
+    picture = read_picture(encoded(Image.new(mode, size, **colour), kind))
     assert (picture.image.mode, picture.width, picture.height, picture.format) == ('RGB', *size, kind)
     assert to_square(picture.image).size == (32, 32)
 
@@ -87,9 +88,11 @@ def test_16_bits_keep_their_order(scan):
     assert (np.diff(grey.astype(int)) >= 0).all() and grey[-1] > 220
 
 
-def test_grey_values_that_fit_8_bits_are_taken_as_they_are():
+def test_16_bits_without_a_value_above_255_are_refused():
+    "They are black, or 8-bit values in 16 bits, and nothing says which"
     values = np.arange(256, dtype=np.uint16)[None]
-    assert pixels(encoded(Image.fromarray(values), 'PNG'))[0, :, 0].tolist() == list(range(256))
+    for source in (encoded(Image.fromarray(values), 'PNG'), values, Image.fromarray(values)):
+        with pytest.raises(ValueError, match='no value above 255'): read_picture(source)
 
 
 @pytest.mark.parametrize('image', [
@@ -135,7 +138,7 @@ def test_strips_give_what_the_whole_picture_would(window, scan):
     large = window.convert('RGB').resize((3000, 2000)).convert('LA')
     for made, kwargs in ((scan, {}), (window, {}), (window.convert('P'), dict(transparency=3)), (large, {})):
         data = encoded(made, 'PNG', **kwargs)
-        whole, _ = _strip_in_rgb(Image.open(io.BytesIO(data)), 1, made.mode == 'I;16')
+        whole, _ = _strip_in_rgb(Image.open(io.BytesIO(data)), 1, Values())
         assert np.array_equal(pixels(data, 10**4), np.asarray(whole))
         reduced = read_picture(data, 20).image.resize(whole.size)
         assert np.abs(np.asarray(reduced).astype(int) - np.asarray(whole)).mean() < 12

@@ -5,16 +5,13 @@ import time
 import zipfile
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cifake.data.demo import demo_cifake
 from cifake.serve import sources
-from cifake.serve.sources import expand, fetch, load_source, name_sources, pictures_in
+from cifake.serve.sources import expand, fetch, load_source, pictures_in
 
 ONE = sorted((demo_cifake()/'test'/'FAKE').glob('*.jpg'))[0]
 ODD_NAMES = ['a "quoted", name.jpg', "it's.jpg", 'two\nlines.jpg', 'Ünïcödé 写真.JPG', 'b.jpeg']
@@ -187,18 +184,6 @@ def test_an_address_is_fetched_only_where_it_is_allowed(site):
 
 def test_an_error_is_raised_when_its_turn_comes():
     with pytest.raises(KeyError): load_source(KeyError('x'))
-
-
-@pytest.mark.parametrize('source', [
-    str(ONE), ONE, ONE.read_bytes(), Image.open(ONE), np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), 3])
-def test_one_picture_is_one_source(source):
-    ((name, found),) = name_sources(source)
-    assert found is source and name == (str(ONE) if isinstance(source, (str, Path)) else 'picture 0')
-
-
-def test_several_pictures_are_numbered_where_they_have_no_name():
-    assert [o for o, _ in name_sources(np.zeros((2, 4, 5, 3), np.uint8))] == ['picture 0', 'picture 1']
-    assert [o for o, _ in name_sources(iter([b'', ONE]))] == ['picture 0', str(ONE)]
 
 
 def test_a_name_on_a_command_line(odd, archive):

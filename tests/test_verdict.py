@@ -100,9 +100,9 @@ def test_what_cannot_be_read_says_so(detector, file, ask):
     with pytest.raises(ValueError, match='damaged'): ask(detector, file.read_bytes()[:300])
 
 
-@pytest.mark.parametrize(('ask', 'message'), [(stability, 'No such file'), (occlusion_map, 'web address|No such file')])
-def test_web_addresses_are_not_fetched(detector, ask, message):
-    with pytest.raises(ValueError, match=message): ask(detector, 'https://example.org/cat.jpg')
+@pytest.mark.parametrize('ask', [stability, occlusion_map])
+def test_web_addresses_are_not_fetched(detector, ask):
+    with pytest.raises(ValueError, match='web address'): ask(detector, 'https://example.org/cat.jpg')
 
 
 def test_the_figure_has_a_line_for_each_change_and_one_for_the_threshold(table):

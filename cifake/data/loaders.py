@@ -9,6 +9,7 @@ __all__ = ['CIFAKE_STATS', 'PictureReader', 'cifake_block', 'ItemDL', 'cifake_dl
 # %% ../../nbs/data/loaders.ipynb #6c17a0a8
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
@@ -25,7 +26,6 @@ from fastai.vision.augment import Normalize
 from fastai.vision.core import PILImage, TensorImage
 from fastcore.meta import delegates
 from fasttransform import Transform
-from PIL import Image
 
 from .core import LABELS, can_share, cifake_home, digest_of, map_files, replacing
 from .dataset import Cifake, Split
@@ -40,17 +40,13 @@ def _read_image(source, size):
 
 class PictureReader(Transform):
     "Read a picture as a detector does, as a fastai `PILImage`"
-    input_types = (str, Path, bytes, np.ndarray, torch.Tensor, Image.Image)
+    input_types = (object,) # whatever `read_picture` takes; it says what is wrong with anything else
     def __init__(self,
         size:int|None=None, # Side of the square given to the network, in pixels; None leaves images as they are
     ):
         super().__init__()
         self.size = size
     def encodes(self, source):
-        if isinstance(source, TensorImage):
-            source = source.permute(1, 2, 0)
-        if isinstance(source, torch.Tensor):
-            source = source.cpu().numpy()
         return PILImage(_read_image(source, self.size).copy())
 
 def _items_of(source, split):
@@ -163,9 +159,14 @@ def test_dl(
     return dls.test_dl(as_items(data.test, data.root), with_labels=True, **kwargs)
 
 # %% ../../nbs/data/loaders.ipynb #8253f500
-def _pixels(file, size=None):
-    "Bytes of the image in `file`, rows, columns, channels, as `cifake_dls` would read it"
-    return np.asarray(_read_image(file, size)).tobytes()
+def _pixels(pair, size=None):
+    "Bytes of an image, given its digest and file, as `cifake_dls` would read it; None where the file has changed"
+    digest, file = pair
+    try:
+        data = Path(file).read_bytes()
+        return np.asarray(_read_image(data, size)).tobytes() if digest_of(data) == digest else None
+    except (OSError, ValueError, MemoryError):
+        return None
 
 def _write_array(file, rows, shape):
     "Write `rows` of bytes to `file` as an array of `shape`, atomically"
@@ -200,15 +201,26 @@ def _read_array(file, shape):
         os.utime(file) # used today
     return array if array.shape == shape and array.dtype == np.uint8 else None
 
+def _rows(pictures, side, size, changed):
+    "Bytes of each of `pictures`; black for those whose digest is added to `changed`, since their file has changed"
+    found = map_files(partial(_pixels, size=size), pictures, 'decoding images')
+    for (digest, _), row in zip(pictures, found, strict=True):
+        if row is None:
+            changed.append(digest)
+        yield row or bytes(side*side*3)
+
 def _decoded(file, pictures, side, size):
-    "The array of `pictures`, `side` pixels wide, from `file`, or decoded, resized to `size`, and kept there"
+    "The array of `pictures`, `side` pixels wide, from `file`, or decoded and kept there; digests of changed files"
     shape = (len(pictures), side, side, 3)
     array = _read_array(file, shape)
+    changed = []
     if array is None:
-        _write_array(file, map_files(partial(_pixels, size=size), pictures, 'decoding images'), shape)
+        _write_array(file, _rows(pictures, side, size, changed), shape)
+        if changed: # not to be found again
+            file = file.replace(file.with_stem(f'{file.stem}-{os.getpid()}'))
         array = _read_array(file, shape)
         _forget_arrays(file.parent)
-    return torch.from_numpy(array)
+    return torch.from_numpy(array), changed
 
 # %% ../../nbs/data/loaders.ipynb #891707ee
 def _side_of(table, size):
@@ -241,7 +253,12 @@ class ImageStore:
         size = side if is_resized else None
         key = digest_of(f'{how_read()} {side} {size} {" ".join(files)}', 8)
         self.file = cifake_home()/'images'/f'{key}.npy'
-        self.images = _decoded(self.file, list(files.values()), side, size)
+        self.images, changed = _decoded(self.file, list(files.items()), side, size)
+        for digest in changed:
+            del self.row[digest]
+        if changed:
+            warnings.warn(f'{len(changed)} image(s) were changed or removed after they were listed, and are left out; '
+                          f'the first is {files[changed[0]]}.', stacklevel=2)
     def rows(self,
         items:list, # `Item`s
     )->torch.Tensor|None: # Row of each; None where one of them is not in the store
@@ -314,6 +331,7 @@ def memory_dls(
     data = Cifake(path, split.labels)
     items = training_items(data, split)
     store = ImageStore(data, size, items)
+    items = [o for o in items if o.digest in store.row]
     if stats == 'train':
         stats = image_stats(store.images, store.rows([o for o in items if o.split == 'train']))
     kwargs = {'dl_type': partial(MemoryDL, store=store), **kwargs}

@@ -65,7 +65,8 @@ def image_batches(
     "Batches of images as the network sees them"
     if bs < 1:
         raise ValueError(f'`bs` is {bs}: a batch has at least one image.')
-    found = [o if isinstance(o, Item) else as_picture(o) for o in as_list(items)]
+    side = getattr(learn.dls, 'size', None)
+    found = [o if isinstance(o, Item) else as_picture(o, side) for o in as_list(items)]
     dl = learn.dls.test_dl(_for_loader(learn.dls, found), bs=bs, num_workers=0)
     start = 0
     for batch in dl:

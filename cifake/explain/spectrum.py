@@ -14,13 +14,13 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from fastai.vision.core import PILImage
 from matplotlib.axes import Axes
 from numpy.fft import fft2, fftfreq, fftshift
 from scipy.stats import t
 
 from ..data.core import LABELS
+from ..data.given import is_one, name_of, one_line
 from ..data.pictures import read_picture
 
 # %% ../../nbs/explain/spectrum.ipynb #5e295e88
@@ -36,8 +36,7 @@ def as_list(
     own = getattr(items, 'items', None)
     if own is not None and not callable(own): # those of a loader; a pandas column has a method of that name
         items = own
-    iterable = hasattr(items, '__iter__') and not isinstance(items, (str, bytes))
-    if not iterable or getattr(items, 'ndim', 0) == 3:
+    if is_one(items):
         return [items]
     items = list(items)
     if not items:
@@ -46,20 +45,14 @@ def as_list(
 
 # %% ../../nbs/explain/spectrum.ipynb #ead9f4cf
 def as_picture(
-    o:object, # Path, 8-bit array (height, width, 3), PIL image or `Item`
+    o:object, # A picture as `read_picture` takes it, or an `Item`
+    side:int|None=None, # Side that the network needs, as in `read_picture`; None reads all pixels
 )->PILImage: # In RGB
     "One image, read; `ValueError` if it cannot be read"
-    o = getattr(o, 'file', o)
-    if torch.is_tensor(o):
-        o = o.cpu().numpy()
-    if isinstance(o, np.ndarray) and (o.dtype != np.uint8 or o.ndim != 3 or o.shape[-1] != 3):
-        raise ValueError(f'An array has to hold 8-bit values and have the shape (height, width, 3): '
-                         f'this one has {o.dtype} and {o.shape}.')
     try:
-        return PILImage.create(read_picture(o, None).image)
-    except (ValueError, OSError, TypeError) as e:
-        name = o if isinstance(o, str) or hasattr(o, 'parent') else 'An image'
-        raise ValueError(f'{name} could not be read as an image: {e}') from e
+        return PILImage.create(read_picture(o, side).image)
+    except (ValueError, OSError, MemoryError) as e:
+        raise ValueError(f'{name_of(o) or "An image"} could not be read as an image: {one_line(e)}') from e
 
 # %% ../../nbs/explain/spectrum.ipynb #0e87bc25
 class Spectrum(NamedTuple):

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 
+from ..data.given import one_line
 from ..data.pictures import as_jpeg, read_picture
 
 # %% ../../nbs/explain/verdict.ipynb #cd2d48a8
@@ -76,7 +77,7 @@ def stability(
     try:
         image = read_picture(source, detector.size).image
     except OSError as e:
-        raise ValueError(e.strerror or str(e)) from e
+        raise ValueError(one_line(e)) from e
     rows, images = [('as it is', np.nan)], [image]
     for change,levels in CHANGES.items():
         for level in levels:

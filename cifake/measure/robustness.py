@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms.v2 import functional as vision
 
 from ..data.dataset import labelled_files
+from ..data.given import one_line
 from ..data.layout import NO_SOURCES
 from ..data.loaders import ImageStore
 from ..data.pictures import check_way, read_picture, to_square
@@ -220,7 +221,7 @@ def read_pictures(
         try:
             image, row['format'], row['resized'] = to_size(file, **kwargs)
             images.append(torch.from_numpy(image.copy()))
-        except (ValueError, OSError) as e: row['error'] = str(e)
+        except (ValueError, OSError, MemoryError) as e: row['error'] = one_line(e)
         rows.append(row)
     if not images: raise ValueError(f'None of the {len(files)} files in {folder} is a picture that can be read.')
     return pd.DataFrame(rows), torch.stack(images)

@@ -17,10 +17,11 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..data.core import available_cores, to_json, write_file
+from ..data.given import each_of, one_line
 from ..data.pictures import check_way, read_picture, to_square
 from ..measure.calibration import Calibration
 from .card import box_card, box_file, detector_card, detector_file, with_suffix
-from .sources import load_source, name_sources, one_line, pictures_in
+from .sources import load_source, pictures_in
 
 # %% ../../nbs/serve/detector.ipynb #01d89385
 def _calibration(own, threshold, band):
@@ -155,18 +156,18 @@ def p_fake(self:Detector,
     "Calibrated probabilities of FAKE; `ValueError` for a picture that cannot be read"
     pixels = isinstance(items, np.ndarray) and items.shape[1:] == (self.size, self.size, 3)
     if pixels and items.dtype == np.uint8: return self.network(np.ascontiguousarray(items))
-    rows = _rows(self.stream(name_sources([getattr(o, 'file', o) for o in items])))
+    rows = _rows(self.stream(each_of(items)))
     for row in rows:
         if row['error']: raise ValueError(f"{row['file']}: {row['error']}")
     return np.array([row['p_fake'] for row in rows], dtype=float)
 
 @patch
 def predict(self:Detector,
-    source:object, # Path, web address, bytes, PIL image or 8-bit array (height, width, 3); or several of them
+    source:object, # Path, web address, bytes, open file, PIL image, array or tensor; or several: see `given_as`
     urls:bool=False, # Fetch web addresses
 )->object: # DataFrame with the columns of `as_table` and a row for each picture
     "Judge pictures; one that cannot be read is a row with its `error`"
-    return as_table(_rows(self.stream(name_sources(source), urls=urls)))
+    return as_table(_rows(self.stream(each_of(source), urls=urls)))
 
 @patch
 def predict_folder(self:Detector,
