@@ -95,7 +95,7 @@ def _silence_pillow():
 
 def _most_pixels(image):
     "Largest number of pixels that is read of a picture like `image`"
-    most = MAX_PIXELS[image.format]
+    most = MAX_PIXELS.get(image.format, MAX_PIXELS['JPEG'])
     layers = [h*v for _, h, v, _ in getattr(image, 'layer', ())]
     if sum(layers): # JPEG in several scans takes two bytes for each value of each layer
         most = min(most, int(100_000_000*max(layers)/sum(layers)))
