@@ -9,6 +9,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from cifake.main import processor_name
+
 RESULTS = Path(__file__).parent.parent/'nbs'/'results'
 
 
@@ -21,12 +23,6 @@ def _commit():
     return _git('rev-parse', '--short', 'HEAD') + ('+' if changed else '')
 
 
-def _processor():
-    "Name of the processor, where the system tells it"
-    try: return next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor()
-
-
 PLACES = {'--out', '--sources', '--weights'}  # where files and folders lie is nobody's business
 
 
@@ -35,7 +31,7 @@ def circumstances():
     words = [o for i, o in enumerate(sys.argv[1:]) if not {o, sys.argv[i]} & PLACES]
     command = shlex.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *words])
     return dict(command=command, commit=_commit(), date=str(date.today()),
-                machine=dict(processor=_processor(), cores=os.cpu_count(), python=platform.python_version()))
+                machine=dict(processor=processor_name(), cores=os.cpu_count(), python=platform.python_version()))
 
 
 def peak_memory():

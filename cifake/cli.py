@@ -78,12 +78,14 @@ def command(
         @wraps(func)
         def _main(*args, **kwargs):
             if args or kwargs: return func(*args, **kwargs)
-            parser = anno_parser(func, prog=func.__name__.replace('_', '-'), pos=pos)
+            own = func.__name__.replace('_', '-')
+            called = sys.argv[0] if sys.argv[0].startswith('cifake ') else own # as a subcommand of `cifake`
+            parser = anno_parser(func, prog=called, pos=pos)
             for o in parser._actions:
                 if o.dest == many: o.nargs, o.required = '*', False
             parser.formatter_class = _Page
             parser.description = inspect.getdoc(func)
-            parser.epilog = f'examples:\n{inspect.cleandoc(examples)}\n\n{_STATUS}'
+            parser.epilog = f'examples:\n{inspect.cleandoc(examples).replace(own, called)}\n\n{_STATUS}'
             sys.exit(_run(func, parser, sys.argv[1:], keeps))
         return _main
     return _decorate
@@ -114,11 +116,19 @@ def _print_json(row):
     from cifake.data.core import to_json
     print(to_json(_plain_row(row, None), indent=None))
 
+_COLOURS = dict(FAKE=31, REAL=32, unsure=33, error=35) # red, green, yellow, magenta
+
+def _coloured(verdict):
+    "A verdict in eight columns, in colour where a terminal shows it and https://no-color.org does not forbid it"
+    text = f'{verdict:8}'
+    if not sys.stdout.isatty() or os.environ.get('NO_COLOR'): return text
+    return f'\x1b[{_COLOURS[verdict]}m{text}\x1b[0m'
+
 def _print_line(row):
     note = row['error'] or row['note']
-    verdict = row['verdict'] or 'error'
+    verdict = _coloured(row['verdict'] or 'error')
     p_fake = '' if row['error'] else f"{row['p_fake']:.4f}"
-    print(f"{verdict:8}{p_fake:8}{_printable(row['file'])}" + (f'  ({_printable(note)})' if note else ''))
+    print(f"{verdict}{p_fake:8}{_printable(row['file'])}" + (f'  ({_printable(note)})' if note else ''))
 
 def _printer(format):
     "A function that prints a row; the head of a table is printed at once"

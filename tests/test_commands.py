@@ -8,8 +8,9 @@ import pytest
 
 import cifake.cli as cli
 from check import ROOT
+from cifake.main import COMMANDS
 
-COMMAND = re.compile(r'\b(cifake-(?:data|train|evaluate|predict|app))\b(.*)')
+COMMAND = re.compile(r'\b(cifake[- ](?:data|train|evaluate|predict|app|demo|doctor))\b(.*)')
 BLOCK = re.compile(r'^```(?:bash|sh)\n(.*?)^```', re.DOTALL | re.MULTILINE)
 
 
@@ -31,9 +32,9 @@ def shown():
 
 def understood(monkeypatch, name, options):
     "The values of `options`; `SystemExit` where the parser of the command `name` refuses them"
-    monkeypatch.setattr(cli, '_run', lambda func, parser, arguments: parser.parse_args(arguments) and 0)
+    monkeypatch.setattr(cli, '_run', lambda func, parser, arguments, keeps: parser.parse_args(arguments) and 0)
     monkeypatch.setattr(sys, 'argv', [name, *shlex.split(re.sub(r'\$\(.*\)', 'VALUE', options), comments=True)])
-    with pytest.raises(SystemExit) as ended: getattr(cli, name.replace('-', '_'))()
+    with pytest.raises(SystemExit) as ended: COMMANDS[re.split('[- ]', name)[1]]()
     return ended.value.code
 
 

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from check import ROOT
 from conftest import run
 
-COMMANDS = 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict', 'cifake-app'
+COMMANDS = 'cifake', 'cifake-data', 'cifake-train', 'cifake-evaluate', 'cifake-predict', 'cifake-app'
 
 
 def test_sdist_can_be_built_from(dist):
