@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from .containers import kind_of
+from .core import printable
 from .values import TOO_DARK
 
 # %% ../../nbs/data/given.ipynb #54568e8d
@@ -285,7 +286,7 @@ def each_of(
         source = [source]
     named = source.items() if isinstance(source, dict) else ((name_of(o), o) for o in source)
     for i, (name, o) in enumerate(named):
-        yield str(name) or f'picture {i}', o
+        yield printable(str(name)) or f'picture {i}', o
 
 # %% ../../nbs/data/given.ipynb #171523ea
 def one_line(

@@ -7,6 +7,7 @@ __all__ = ['CORRUPTIONS', 'Corruption', 'corrupt', 'robustness_table', 'plot_rob
            'cross_dataset_table']
 
 # %% ../../nbs/measure/robustness.ipynb #0f859e41
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -20,7 +21,9 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 from torchvision.transforms.v2 import functional as vision
 
+from ..data.core import printable
 from ..data.dataset import labelled_files
+from ..data.folders import in_words
 from ..data.given import one_line
 from ..data.layout import NO_SOURCES
 from ..data.loaders import ImageStore
@@ -213,26 +216,30 @@ def read_pictures(
 )->tuple: # Table of `label`, `file`, `format`, `resized`, `error`; uint8 images (n, size, size, 3) without error
     "The labelled pictures in `folder`, all brought to one size; `ValueError` where there are none"
     check_way(**kwargs)
-    files = labelled_files(folder)
+    left_out = Counter()
+    files = labelled_files(folder, left_out)
     rows = []
     images = []
     for file,label in files:
-        row = dict(label=label, file=file, format='', resized=False, error='')
+        row = dict(label=label, file=Path(printable(file)), format='', resized=False, error='')
         try:
             image, row['format'], row['resized'] = to_size(file, **kwargs)
             images.append(torch.from_numpy(image.copy()))
         except (ValueError, OSError, MemoryError) as e: row['error'] = one_line(e)
         rows.append(row)
     if not images: raise ValueError(f'None of the {len(files)} files in {folder} is a picture that can be read.')
-    return pd.DataFrame(rows), torch.stack(images)
+    table = pd.DataFrame(rows)
+    table.attrs['left_out'] = in_words(left_out)
+    return table, torch.stack(images)
 
 # %% ../../nbs/measure/robustness.ipynb #2d500092
 def _scored(predictor, folder, only=None, **kwargs):
-    "Table of the readable pictures in `folder` with their `p_fake`, and the number of unreadable ones"
+    "Table of the readable pictures in `folder` with their `p_fake`, number of unreadable ones, and what was left out"
     table, images = read_pictures(folder, **kwargs)
     fine = table[table.error == '']
     keep = np.ones(len(fine), bool) if only is None else (fine.label == only).to_numpy()
-    return fine[keep].assign(p_fake=predictor.p_fake(images.numpy()[keep])), len(table) - len(fine)
+    scored = fine[keep].assign(p_fake=predictor.p_fake(images.numpy()[keep]))
+    return scored, len(table) - len(fine), table.attrs['left_out']
 
 def _check_formats(folder, table):
     "Refuse labels that come in different mixes of file formats"
@@ -276,12 +283,14 @@ def cross_dataset_table(
     added = None
     rows = {}
     for name,folder in folders.items():
-        table, unreadable = _scored(predictor, folder, **processing)
+        table, unreadable, left_out = _scored(predictor, folder, **processing)
         if real is not None and 'REAL' not in set(table.label):
             if added is None: added = _scored(predictor, real, 'REAL', **processing)[0] # once for all folders
             table = pd.concat([table, added], ignore_index=True)
         if quality is None: _check_formats(folder, table)
         row = _source_row(table, threshold)
         uneven = abs(row['fake_resized'] - row['real_resized']) > 0.05 # False for one label, whose share is NaN
-        rows[name] = row | dict(unreadable=unreadable, on_the_way=on_the_way, note=_UNEVEN if uneven else '')
+        notes = [_UNEVEN] if uneven else []
+        if left_out: notes.append(f'Left out: {left_out}.')
+        rows[name] = row | dict(unreadable=unreadable, on_the_way=on_the_way, note=' '.join(notes))
     return pd.DataFrame(rows).T.infer_objects()

@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'Detector', 'as_table', 'save_detector', 'load_detector', 'load_pretrained', 'BatchDetector']
 
 # %% ../../nbs/serve/detector.ipynb #0c8566f2
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -174,15 +174,18 @@ def predict_folder(self:Detector,
     path:str|Path, # Folder or zip archive
     recursive:bool=True, # Folders inside of the folder too
     progress:bool=False, # Count the pictures on standard error
-)->object: # DataFrame as of `predict`
+)->object: # DataFrame as of `predict`; its `attrs['left_out']` counts files that are no pictures, by reason
     "Judge the pictures of a folder or an archive; for more than memory holds, use `stream` with `pictures_in`"
     from tqdm import tqdm
     rows = []
+    left_out = Counter()
     with tqdm(unit=' pictures', disable=not progress) as bar:
-        for batch in self.stream(pictures_in(path, recursive)):
+        for batch in self.stream(pictures_in(path, recursive, left_out)):
             rows += batch
             bar.update(len(batch))
-    return as_table(rows)
+    table = as_table(rows)
+    table.attrs['left_out'] = dict(left_out)
+    return table
 
 # %% ../../nbs/serve/detector.ipynb #097f9566
 @patch

@@ -10,39 +10,33 @@ import glob
 import os
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.core import PICTURE_SUFFIXES
+from ..data.core import is_picture, on_disk, part_of_system, printable
+from ..data.folders import walk_pictures
 from ..data.given import MAX_BYTES, WEB_ADDRESS, is_url, one_line
 
 # %% ../../nbs/serve/sources.ipynb #21188143
-def _is_picture(name): return name.lower().endswith(PICTURE_SUFFIXES)
-
-def _in_folder(folder, recursive):
-    "Pairs for the files of a folder, then for its folders; links to folders are not followed"
-    try:
-        with os.scandir(folder) as found: entries = sorted(found, key=lambda o: o.name)
-    except OSError as e:
-        yield os.fspath(folder), e
-        return
-    for o in entries:
-        if _is_picture(o.name) and not os.path.isdir(o.path): yield o.path, o.path
-    if not recursive: return
-    for o in entries:
-        if o.is_dir(follow_symlinks=False): yield from _in_folder(o.path, recursive)
+def _in_folder(folder, recursive, left_out):
+    "Pairs for the files of a folder, then for its folders"
+    for path, error in walk_pictures(folder, recursive=recursive, left_out=left_out):
+        yield printable(path), error or path
 
 # %% ../../nbs/serve/sources.ipynb #51e6a8fd
 def pictures_in(
     path:str|Path, # Folder or zip archive
     recursive:bool=True, # Folders inside of the folder too
+    left_out:Counter|None=None, # Counts what is no picture, as `walk_pictures` does, while the pictures are read
 )->Iterator[tuple[str, object]]: # Names and sources, for `Detector.stream`
     "Pictures of a folder by their suffix, sorted folder by folder, or of a zip archive in its order"
     path = Path(path).expanduser()
-    if is_zip(path): return _in_zip(path)
-    if not path.is_dir(): raise FileNotFoundError(f'{path} is neither a folder nor a zip archive.')
-    return _in_folder(path, recursive)
+    left_out = Counter() if left_out is None else left_out
+    if is_zip(path): return _in_zip(path, left_out)
+    if not os.path.isdir(path): raise FileNotFoundError(f'{path} is neither a folder nor a zip archive.')
+    return _in_folder(path, recursive, left_out)
 
 def is_zip(
     path:str|Path, # Of a file, or of anything else
@@ -73,13 +67,21 @@ class ZipMember:
         except Exception as e: # zipfile raises many kinds for damaged data
             raise ValueError(f'This file is damaged in its archive ({type(e).__name__}).') from e
 
-def _in_zip(path):
+def _members(archive, left_out):
+    "The entries of an archive that are pictures, by name: the last of each name, as when it is unpacked"
+    found = {o.filename.replace('\\', '/'): o for o in archive.infolist() if not o.is_dir()}
+    for name, info in found.items():
+        part = part_of_system(name)
+        if part or not is_picture(name): left_out[part or os.path.splitext(name)[1].lower() or 'without a suffix'] += 1
+        else: yield name, info
+
+def _in_zip(path, left_out):
     "Pairs for the pictures of an archive"
     try: archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
         raise ValueError(f'{path} is not a zip archive that can be read ({one_line(e)}).') from e
-    for info in archive.infolist(): # closed with its last member
-        if not info.is_dir() and _is_picture(info.filename): yield f'{path}/{info.filename}', ZipMember(archive, info)
+    for name, info in _members(archive, left_out): # closed with its last member
+        yield printable(f'{path}/{name}'), ZipMember(archive, info)
 
 # %% ../../nbs/serve/sources.ipynb #c6a7c3c9
 _HEADERS = {'User-Agent': 'cifake', 'Accept-Encoding': 'identity'}
@@ -135,17 +137,30 @@ def load_source(
     return fetch(source.strip())
 
 # %% ../../nbs/serve/sources.ipynb #f8c04af6
+def _matches(pattern, left_out):
+    "Files that match a pattern, each once, although links may lead to it in several ways"
+    start = next(i for i, o in enumerate(Path(pattern).parts) if glob.has_magic(o))
+    seen = set()
+    for path in sorted(glob.iglob(pattern, recursive=True)):
+        part = part_of_system(Path(*Path(path).parts[start:]))
+        real = os.path.realpath(path)
+        if part or real in seen: left_out[part or 'link to what is listed'] += 1
+        else:
+            seen.add(real)
+            yield path
+
 def expand(
     name:str, # File, folder, zip archive, pattern such as `*.png`, or web address
     recursive:bool=True, # Folders inside of a folder too
+    left_out:Counter|None=None, # As in `pictures_in`
 )->Iterator[tuple[str, object]]: # Names and sources; an error is a source
     "The pictures that a name on a command line stands for"
     name = name if os.path.lexists(name) else os.path.expanduser(name)
     if os.path.isdir(name) or name.lower().endswith('.zip') and not is_url(name):
-        try: yield from pictures_in(name, recursive)
-        except (ValueError, OSError) as e: yield name, e
+        try: yield from pictures_in(name, recursive, left_out)
+        except (ValueError, OSError) as e: yield printable(name), e
     elif glob.has_magic(name) and not os.path.lexists(name) and not is_url(name):
-        found = sorted(glob.iglob(name, recursive=True))
-        yield from ((o, o) for o in found)
-        if not found: yield name, FileNotFoundError('No file matches this pattern.')
-    else: yield name, name
+        found = list(_matches(name, Counter() if left_out is None else left_out))
+        yield from ((printable(o), o) for o in found)
+        if not found: yield printable(name), FileNotFoundError('No file matches this pattern.')
+    else: yield printable(name), name if is_url(name) else on_disk(name)
