@@ -166,7 +166,7 @@ def _scores(learn, items, leaked):
         epochs=len(learn.history.rows), images=len(items))
 
 def _check_object_learners(learners):
-    "Refuse learners of other things than the ten objects"
+    "Raise `ValueError` for learners of anything but the ten objects"
     if not learners: raise ValueError('There are no learners to test: name some of `train_objects`.')
     for name,learn in learners.items():
         if list(learn.dls.vocab) == OBJECTS: continue
@@ -179,7 +179,7 @@ def transfer_table(
     split:str='test', # `test`, or `valid` for the validation part
     seed:int=42, # Of the validation part, as in `train_objects`
 )->pd.DataFrame: # A row for each learner and each source it is tested on, with intervals of 95%
-    "How well objects are recognised on FAKE and on REAL; `ValueError` for a split that there is not"
+    "How well objects are recognised on FAKE and on REAL; `ValueError` for an unknown split"
     if split not in ('test', 'valid'): raise ValueError(f'`split` is {split!r}: choose `test` or `valid`.')
     _check_object_learners(learners)
     first = next(iter(learners.values()))
