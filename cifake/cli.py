@@ -7,7 +7,6 @@ __all__ = ['command', 'cifake_predict', 'cifake_data', 'cifake_train', 'cifake_e
 
 # %% ../nbs/cli.ipynb #87ac70dd
 import argparse
-import csv
 import inspect
 import os
 import shutil
@@ -102,46 +101,6 @@ def _sources(names, files_from, flat):
         if name == '-': yield 'standard input', sys.stdin.buffer.read(MAX_BYTES + 1)
         else: yield from expand(name, not flat)
 
-def _printable(text):
-    "`text` with escapes for bytes that are no UTF-8, and for what moves the cursor or ends the line"
-    text = printable(text)
-    return ''.join(o if o.isprintable() else o.encode('unicode_escape').decode() for o in text)
-
-def _plain_row(row, empty):
-    "A row whose text is UTF-8, with `empty` in place of NaN"
-    row = {k: printable(v) if isinstance(v, str) else v for k,v in row.items()}
-    return {k: empty if v != v else v for k,v in row.items()}
-
-def _print_json(row):
-    from cifake.data.core import to_json
-    print(to_json(_plain_row(row, None), indent=None))
-
-_COLOURS = dict(FAKE=31, REAL=32, unsure=33, error=35) # red, green, yellow, magenta
-
-def _coloured(verdict):
-    "A verdict in eight columns, in colour where a terminal shows it and https://no-color.org does not forbid it"
-    text = f'{verdict:8}'
-    if not sys.stdout.isatty() or os.environ.get('NO_COLOR'): return text
-    return f'\x1b[{_COLOURS[verdict]}m{text}\x1b[0m'
-
-def _print_line(row):
-    note = row['error'] or row['note']
-    verdict = _coloured(row['verdict'] or 'error')
-    p_fake = '' if row['error'] else f"{row['p_fake']:.4f}"
-    print(f"{verdict}{p_fake:8}{_printable(row['file'])}" + (f'  ({_printable(note)})' if note else ''))
-
-def _printer(format):
-    "A function that prints a row; the head of a table is printed at once"
-    if format == 'jsonl': return _print_json
-    if format == 'table':
-        print(f'{"verdict":8}{"p_fake":8}file')
-        return _print_line
-    from cifake.serve.detector import COLUMNS
-    if not sys.stdout.isatty() and not os.environ.get('PYTHONIOENCODING'): sys.stdout.reconfigure(encoding='utf-8')
-    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator='\n')
-    table.writeheader()
-    return lambda row: table.writerow(_plain_row(row, ''))
-
 def _two_numbers(text):
     "The numbers in `--band`"
     try: return text and tuple(float(o) for o in text.split(','))
@@ -183,13 +142,12 @@ def cifake_predict(
     The detectors of this package know CIFAKE: images of 32x32 pixels, and one generator. A picture of
     another size is resized, and its row says so; its verdict means little."""
     from cifake.serve.detector import load_detector
+    from cifake.serve.rows import row_printer
     if not sources and not files_from: raise ValueError('Name a picture, a folder or an archive.')
-    if format not in ('table', 'csv', 'jsonl'):
-        raise ValueError(f'`--format` is {format!r}: choose `table`, `csv` or `jsonl`.')
     judge = load_detector(detector, device, threshold=threshold, band=_two_numbers(band))
     if format == 'table': print(judge, file=sys.stderr)
     names = [sources] if isinstance(sources, str) else sources
-    if _print_rows(judge.stream(_sources(names, files_from, flat), urls=urls), _printer(format)): return 0
+    if _print_rows(judge.stream(_sources(names, files_from, flat), urls=urls), row_printer(format)): return 0
     print('cifake-predict: nothing could be read.', file=sys.stderr)
     return 1
 

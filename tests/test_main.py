@@ -6,6 +6,7 @@ import pytest
 
 from cifake import cli, main
 from cifake.main import COMMANDS, FACTS, machine_facts, processor_name
+from cifake.serve.rows import row_printer
 
 
 def called(capsys, monkeypatch, *arguments):
@@ -85,7 +86,7 @@ ROW = dict(file='cat.jpg', verdict='FAKE', p_fake=0.9, error='', note='')
 def test_verdicts_have_a_colour_on_a_terminal_alone(capsys, monkeypatch, terminal, forbidden, coloured):
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal, raising=False)
     monkeypatch.setenv('NO_COLOR', forbidden)
-    show = cli._printer('table')
+    show = row_printer('table')
     show(ROW)
     out = capsys.readouterr().out
     assert ('\x1b[31mFAKE    \x1b[0m0.9000' in out) == coloured and out.endswith('cat.jpg\n')
