@@ -200,7 +200,6 @@ def test_a_file_that_vanishes_after_it_was_listed_is_one_row(tiny, monkeypatch):
     assert items.path[items.error != ''].tolist() == ['train/FAKE/0000 (1).jpg'] and len(items) == 16
 
 
-@pytest.mark.xfail
 def test_folders_may_be_written_in_lower_case_and_deep(tiny):
     (tiny/'train').rename(tiny/'Train')
     (tiny/'Train'/'FAKE').rename(tiny/'Train'/'fake')

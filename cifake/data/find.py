@@ -6,16 +6,20 @@
 __all__ = ['HANDLE', 'KAGGLE_INPUT', 'is_demo', 'find_cifake', 'download_cifake', 'download_pictures']
 
 # %% ../../nbs/data/find.ipynb #00551273
+import errno
 import os
+import re
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 from fastcore.imports import in_colab
 
-from .core import LABELS, can_write, cifake_home, digest_of, home_errors, progress
-from .folders import folders_in
+from .core import LABELS, can_write, cifake_home, digest_of, home_errors, printable, progress
+from .folders import folders_in, is_listed
 from .layout import PARTS, label_of
 
 # %% ../../nbs/data/find.ipynb #37fe5f84
@@ -36,15 +40,18 @@ def _has_labels(folder, labels):
     except OSError:
         return False
 
-def _root_in(folder, labels=LABELS, depth=3):
-    "The first folder at or below `folder` with a label inside its `train/`, or None"
-    if _has_labels(folder/'train', labels):
-        return folder
-    if not depth:
-        return None
-    below = sorted(o.name for o in os.scandir(folder) if o.is_dir() and o.name not in _NOT_SEARCHED)
-    roots = (_root_in(folder/o, labels, depth-1) for o in below)
-    return next(filter(None, roots), None)
+def _roots_in(folder, labels=LABELS, depth=3):
+    "Each folder at or below `folder` with a label inside its `train/`, from the top; none inside of another"
+    try:
+        below = folders_in(folder)
+    except OSError: # such as for lack of permission
+        return
+    if any(_has_labels(o, labels) for o in below if o.name.lower() == 'train'):
+        yield folder
+    elif depth:
+        for o in below:
+            if o.name.lower() not in _NOT_SEARCHED:
+                yield from _roots_in(o, labels, depth - 1)
 
 # %% ../../nbs/data/find.ipynb #de1fe824
 def _check_entry(archive, name):
@@ -54,17 +61,32 @@ def _check_entry(archive, name):
     if '..' in parts or has_drive or Path(name).is_absolute():
         raise ValueError(f'{archive} is not a safe zip: its entry {name!r} climbs out of the folder.')
 
+_BAD_NAMES = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL}
+
+def _extract_entry(archive, entry, z, folder):
+    "Unpack one entry of an open zip"
+    entry.filename = entry.filename.replace('\\', '/')
+    try:
+        z.extract(entry, folder)
+    except OSError as e:
+        if e.errno not in _BAD_NAMES:
+            raise
+        name = f'{entry.filename:.100}'
+        raise ValueError(f'{archive} cannot be unpacked: its entry {name!r} has a name that is no file here '
+                         f'({e.strerror}).') from e
+
 def _extract(archive, folder):
     "Unpack the zip `archive` into `folder`, refusing entries that climb out of it"
     try:
         with zipfile.ZipFile(archive) as z:
             for o in z.infolist():
                 _check_entry(archive, o.filename)
+                if o.flag_bits & 1:
+                    raise ValueError(f'{archive} is encrypted: unpack it with its password, and name the folder.')
             for o in progress(z.infolist(), desc=f'unpacking {Path(archive).name}'):
-                z.extract(o, folder)
+                _extract_entry(archive, o, z, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as e:
-        raise ValueError(f'{archive} is not a whole zip file, perhaps a download cut short, or it is encrypted: '
-                         'fetch it again.') from e
+        raise ValueError(f'{archive} is not a whole zip file, perhaps a download cut short: fetch it again.') from e
 
 def _unpack(archive, target):
     "Unpack `archive` to the new folder `target`, in one step"
@@ -88,6 +110,70 @@ def _unpacked(archive):
         _unpack(archive, target)
     return target
 
+# %% ../../nbs/data/find.ipynb #6f3e6bf2
+_OFFICIAL = {(split, label): n for split, n in (('train', 50_000), ('test', 10_000)) for label in LABELS}
+_PLACE = re.compile(r'(?:.*/)?(train|test)/(fake|real)/([^/]+)', re.I)
+_NAME = re.compile(r'\d+ \((?:10|[1-9])\)\.jpg', re.I) # nine of ten files of CIFAKE
+
+def _names_in(root, most=None):
+    "Names such as `train/FAKE/0001 (2).jpg` in a folder, at most so many of each label, or in a zip"
+    if root.is_file():
+        with zipfile.ZipFile(root) as z:
+            yield from (o.replace('\\', '/') for o in z.namelist())
+        return
+    for part in folders_in(root):
+        for folder in folders_in(part) if part.name.lower() in ('train', 'test') else []:
+            if label_of(folder.name):
+                with os.scandir(folder) as found:
+                    yield from (f'{part.name}/{folder.name}/{o.name}' for o in islice(found, most))
+
+def _tally(names):
+    "Number of pictures in each folder of a label, and whether their names are CIFAKE's"
+    counts = Counter()
+    known = 0
+    for name in names:
+        found = _PLACE.fullmatch(name)
+        if found and is_listed(name):
+            counts[found[1].lower(), found[2].upper()] += 1
+            known += bool(_NAME.fullmatch(found[3]))
+    return counts, known > counts.total()/2
+
+def _is_cifake(root):
+    "Whether the names in a folder or a zip are those of CIFAKE; False for what cannot be read"
+    try:
+        return _tally(_names_in(root, 500))[1]
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+def _is_interrupted(root):
+    "Whether kagglehub began to download or unpack the folder `root`, and did not end"
+    versions = _hub_cache()/'datasets'/HANDLE/'versions'
+    if not root.is_relative_to(versions) or root == versions:
+        return False
+    version = root.relative_to(versions).parts[0]
+    return not (versions.parent/f'{version}.complete').exists() and _tally(_names_in(root))[0] != _OFFICIAL
+
+def _version(root):
+    "The last number among the names of folders above `root`, as kagglehub and Kaggle write versions"
+    return max((int(o) for o in root.parts if o.isdecimal() and len(o) < 6), default=0)
+
+def _choose(roots):
+    "The newest complete one of `roots`, which are all named as CIFAKE; otherwise the only one, or the newest version"
+    if len(roots) == 1:
+        return roots[0]
+    complete = [o for o in roots if _tally(_names_in(o))[0] == _OFFICIAL]
+    roots = complete or roots
+    newest = [o for o in roots if _version(o) == max(map(_version, roots))]
+    if complete or len(newest) == 1:
+        return newest[0]
+    raise ValueError(f'Several folders or zips may be CIFAKE, and none of them is complete ({_listed(newest)}): '
+                     'give the path of one of them, or set CIFAKE_PATH to it.')
+
+def _listed(paths):
+    "Up to three paths"
+    shown = ', '.join(printable(o) for o in paths[:3])
+    return f'{shown} and {len(paths) - 3} more' if len(paths) > 3 else shown
+
 # %% ../../nbs/data/find.ipynb #b3f33f92
 def _no_labels(path, folder, labels):
     "What to say where `folder`, which `path` stands for, has no folder of a label"
@@ -98,22 +184,51 @@ def _no_labels(path, folder, labels):
                  'or the other way round')
     return f'{said}.'
 
+def _zips_in(folder):
+    "Zips in `folder`, sorted by name"
+    names = sorted(o for o in os.listdir(folder) if o.lower().endswith('.zip') and not o.startswith('.'))
+    return [Path(folder, o) for o in names if os.path.isfile(os.path.join(folder, o))]
+
+def _distinct(roots):
+    "`roots` without links to others of them"
+    return list({os.path.realpath(o): o for o in reversed(list(roots))}.values())[::-1]
+
+def _root_in(folder, labels, path):
+    "The only root at or below `folder`, or the one that is CIFAKE, or None; `path` is what was named"
+    roots = _distinct(_roots_in(folder, labels))
+    if len(roots) > 1:
+        roots = [o for o in roots if _is_cifake(o) and not is_demo(o)] or roots
+    if len(roots) > 1 and not _is_cifake(roots[0]):
+        raise ValueError(f'{path} holds several datasets ({_listed(roots)}): give the path of one of them.')
+    return _choose(roots) if roots else None
+
+def _labels_in(folder, labels):
+    "The first folder from `folder` down with folders of labels, or with anything else but one folder"
+    below = folders_in(folder)
+    alone = len(below) == 1 and not _has_labels(folder, labels)
+    return _labels_in(below[0], labels) if alone and below[0].name.lower() not in PARTS else folder
+
 def _open(path, origin, labels=LABELS):
     "The dataset's root at `path`, which `origin` named"
     path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f'{origin} names {path}, which does not exist.')
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{origin} names {printable(path)}, which does not exist.')
     if path.is_file() and path.suffix.lower() != '.zip':
-        raise ValueError(f'{origin} names {path}, which is neither a folder nor a zip.')
+        raise ValueError(f'{origin} names {printable(path)}, which is neither a folder nor a zip.')
     folder = _unpacked(path) if path.is_file() else path
-    root = _root_in(folder, labels)
+    root = _root_in(folder, labels, path)
     if root:
         return root
-    is_part = folder.resolve().name.lower() in PARTS # whose other parts would be missed
-    if _has_labels(folder, labels) and not is_part:
-        return folder
+    within = _labels_in(folder, labels)
+    is_part = within.resolve().name.lower() in PARTS # whose other parts would be missed
+    if _has_labels(within, labels) and not is_part:
+        return within
+    zips = _zips_in(folder)
+    if len(zips) == 1:
+        return _open(zips[0], origin, labels)
     raise ValueError(_no_labels(path, folder, labels))
 
+# %% ../../nbs/data/find.ipynb #5bb01006
 def _hub_cache():
     "Where kagglehub keeps what it downloads"
     folder = os.environ.get('KAGGLEHUB_CACHE') or os.path.expanduser('~/.cache/kagglehub')
@@ -123,19 +238,23 @@ def _places():
     "Where to look for CIFAKE by default"
     return [KAGGLE_INPUT, _hub_cache()/'datasets'/HANDLE/'versions', cifake_home()]
 
-def _root_at(place):
-    "The root of a dataset in `place`, which may not exist, or None"
+def _candidates(place):
+    "Folders and zips in `place` that may be datasets, and a sentence on each that is not taken for CIFAKE"
     if not place.is_dir():
-        return None
-    root = _root_in(place)
-    if root:
-        return None if is_demo(root) else root
-    zips = (_root_in(_unpacked(o)) for o in sorted(place.glob('*.zip')))
-    return next(filter(None, zips), None)
+        return [], []
+    found = [o for o in _distinct(_roots_in(place)) if not is_demo(o)]
+    said = [f'{o} holds train/{LABELS[0]} or train/{LABELS[1]}, but its names are not those of CIFAKE: '
+            'give its path to use it' for o in found if not _is_cifake(o)]
+    taken = [o for o in found if _is_cifake(o)]
+    broken = [o for o in taken if _is_interrupted(o)]
+    said += [f'{o} is a download that was interrupted' for o in broken]
+    zips = _zips_in(place)
+    said += [f'{o} is no whole zip of CIFAKE' for o in zips if not _is_cifake(o)]
+    return [o for o in taken if o not in broken] or [o for o in zips if _is_cifake(o)], said
 
 def _not_found():
     "What to do where CIFAKE was not found, on this kind of machine"
-    demo = 'or take the small stand-in set that `demo_cifake()` draws.'
+    demo = 'or take the small demo set that `demo_cifake()` draws.'
     if 'KAGGLE_KERNEL_RUN_TYPE' in os.environ:
         return (f'CIFAKE is not attached to this Kaggle notebook: choose "Add Input", search for {HANDLE}, '
                 f'add it and run this cell again; {demo}')
@@ -146,6 +265,18 @@ def _not_found():
             f'or download https://www.kaggle.com/datasets/{HANDLE} in a browser '
             f'and set CIFAKE_PATH to the zip or its folder; {demo}')
 
+def _search():
+    "CIFAKE in the usual places"
+    said = []
+    for place in _places():
+        found, more = _candidates(place)
+        said += more
+        if found:
+            root = _choose(found)
+            return _open(root, str(place)) if root.is_file() else root
+    seen = f' What was found: {"; ".join(said[:3])}.' if said else ''
+    raise FileNotFoundError(_not_found() + seen)
+
 def find_cifake(
     path:str|os.PathLike|None=None, # Folder or zip; None looks in the usual places
     labels:tuple=tuple(LABELS), # Names of the folders of generated pictures and of photographs, as for `label_names`
@@ -155,11 +286,7 @@ def find_cifake(
         return _open(path, '`path`', labels)
     if os.environ.get('CIFAKE_PATH'):
         return _open(os.environ['CIFAKE_PATH'], 'CIFAKE_PATH', labels)
-    for place in _places():
-        root = _root_at(place)
-        if root:
-            return root
-    raise FileNotFoundError(_not_found())
+    return _search()
 
 # %% ../../nbs/data/find.ipynb #a4be1ede
 def _from_kaggle(handle, force, use):
