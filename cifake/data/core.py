@@ -7,7 +7,7 @@ __all__ = ['LABELS', 'OBJECTS', 'PICTURE_SUFFIXES', 'progress', 'is_picture', 'p
            'can_write', 'cifake_home', 'home_errors', 'place_for', 'settle_process', 'replacing', 'write_file',
            'digest_of', 'file_digest', 'items_digest', 'arrays_digest', 'plain', 'to_json', 'json_values',
            'available_cores', 'can_share', 'map_files', 'marked_training', 'other_trainings', 'show_versions',
-           'project_url']
+           'project_url', 'check_detector']
 
 # %% ../../nbs/data/core.ipynb #dd253751
 import hashlib
@@ -391,3 +391,11 @@ def project_url(
         return ''
     found = [url.partition(', ')[2] for url in urls if url.partition(', ')[0] == label]
     return found[0] if found else ''
+
+def check_detector(
+    detector:object, # What was given as a `Detector`
+)->None:
+    "`TypeError` with the remedy for a learner in place of a `Detector`"
+    if hasattr(detector, 'get_preds'):
+        raise TypeError('This takes a `Detector`, and was given a learner: write it with '
+                        "`save_detector(learn, 'mine')` and give `load_detector('mine')`.")

@@ -64,6 +64,9 @@ def from_learner(cls:CifakeInterpretation,
     "Predict every image of a loader, once"
     if dl is None:
         dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+    if not len(dl):
+        raise ValueError('This learner was loaded without images: name some in `dl`, such as '
+                         '`test_dl(learn.dls, path)`.')
     with learn.no_bar(), learn.no_logging():
         probabilities, _, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
     return cls(learn, dl, losses, act, probabilities)

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 
+from ..data.core import check_detector
 from ..data.given import one_line
 from ..data.pictures import as_jpeg, read_picture
 
@@ -35,6 +36,7 @@ def occlusion_map(
     side:int=None, # Side of the square that hides, in the detector's pixels; None takes a quarter of its size
 )->np.ndarray: # (size, size): how much the log-odds of FAKE fall, averaged over the squares that cover a pixel
     "Evidence for FAKE (above 0) and for REAL (below) in each part; `ValueError` for a picture that cannot be read"
+    check_detector(detector)
     pixels = detector.pixels_of(source)
     size = len(pixels)
     side = size//4 if side is None else int(side)
@@ -74,6 +76,7 @@ def stability(
     source:object, # One picture, as `Detector.predict` takes it; web addresses are not fetched
 )->pd.DataFrame: # `change`, `level`, `p_fake`, `verdict` and `same` (as in the first row, the picture as it is)
     "`p_fake` after JPEG compression, blur and resizing; `ValueError` for a picture that cannot be read"
+    check_detector(detector)
     try:
         image = read_picture(source, detector.size).image
     except OSError as e:

@@ -141,7 +141,7 @@ def _valid_target(detector):
     "The validation part of a learner"
     dls = getattr(detector, 'dls', None)
     if dls is None: raise ValueError("`split='valid'` needs a fastai `Learner`, which has a validation part.")
-    if dls.path is None:
+    if dls.path is None or not len(dls.valid_ds):
         raise ValueError('This learner was loaded without images, so it has no validation part: measure it on `test`.')
     if not has_items(dls):
         raise ValueError("`split='valid'` needs loaders of this library, which know the object and the digest "

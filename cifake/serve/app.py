@@ -23,7 +23,7 @@ from urllib.request import getproxies
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..data.core import can_write, place_for, project_url
+from ..data.core import can_write, check_detector, place_for, project_url
 from ..data.demo import demo_cifake
 from ..explain.verdict import CHANGES, occlusion_map, plot_stability, stability
 from .detector import Detector, load_detector
@@ -290,6 +290,7 @@ def build_app(
     "The web page of a detector; `ImportError` without the extra `app`"
     gr = _gradio()
     detector = detector or load_detector()
+    check_detector(detector)
     folder = tempfile.TemporaryDirectory(prefix='cifake-app-')
     with gr.Blocks(title='Is it generated?', analytics_enabled=False, delete_cache=(keep, keep)) as app:
         gr.Markdown(_head(detector))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.core import to_json, write_file
+from ..data.core import check_detector, to_json, write_file
 from .card import card_of_json, reading_detector, with_suffix
 
 # %% ../../nbs/serve/onnx.ipynb #4b161e4c
@@ -54,6 +54,7 @@ def export_onnx(
 )->Path: # The file: takes `pixels`, uint8 (n, size, size, 3), and gives `p_fake`, float32 (n,), for any n
     "Write a detector as ONNX, calibration included; `ImportError` without the extra, `ValueError` for an ONNX file"
     _needs('onnx', 'onnxscript')
+    check_detector(detector)
     if not hasattr(detector.network, 'whole'):
         raise ValueError('This detector comes from an ONNX file and has no PyTorch network: copy the file instead.')
     path = with_suffix(path, '.onnx')

@@ -67,21 +67,37 @@ def _leave_contexts(learn):
         if isinstance(o, (callbacks.CPUBFloat16, callbacks.ComputeCounter)): o.stop()
         if isinstance(o, MixedPrecision) and torch.is_autocast_enabled('cuda'): o.autocast.__exit__(None, None, None)
 
+def _check_images(learn):
+    "Refuse to train a learner without images"
+    if len(learn.dls.train_ds): return
+    raise ValueError('This learner has no training images, since it was loaded without them: give it loaders first, '
+                     'such as `learn.dls = cifake_dls(path)`.')
+
 class CifakeLearner(Learner):
-    "A fastai `Learner` that can go on after an error or an interruption"
+    "A fastai `Learner` that can go on after an error or an interruption, and judges plain images"
     def one_batch(self, i:int, b:tuple)->None:
         try: super().one_batch(i, b)
         except BaseException:
             _leave_contexts(self)
             raise
     def fit(self, n_epoch:int, *args:object, **kwargs:object)->None:
+        _check_images(self)
         try: super().fit(n_epoch, *args, **kwargs)
         except BaseException:
             self.model.zero_grad()
             for o in self.cbs: o.run = True # as fastai does at the end of each `fit`
             raise
     def lr_find(self, *args:object, **kwargs:object)->tuple:
+        _check_images(self)
         with _restored_after_error(self): return super().lr_find(*args, **kwargs)
+    def validate(self, ds_idx:int=1, dl:object=None, cbs:object=None)->list:
+        return super().validate(ds_idx, self._plain(ds_idx) if dl is None else dl, cbs)
+    def show_results(self, ds_idx:int=1, dl:object=None, max_n:int=9, shuffle:bool=True, **kwargs:object)->None:
+        dl = self._plain(ds_idx).new(shuffle=shuffle) if dl is None else dl
+        super().show_results(ds_idx, dl, max_n, **kwargs)
+    def _plain(self, ds_idx):
+        "A part of the loaders in its order, whole and without augmentation"
+        return self.dls[ds_idx].new(shuffle=False, drop_last=False)
 
 # %% ../../nbs/training/learner.ipynb #f7e3cbbb
 def _expected_stats(model, source, pretrained):
@@ -217,6 +233,7 @@ def find_lr(
     **kwargs:object, # Passed to fastai's `lr_find`: `start_lr`, `end_lr`, `stop_div`
 )->float: # Suggested peak rate
     "Suggest a learning rate by fastai's `lr_find`, in its longest valley; `ValueError` where the losses show none"
+    _check_images(learn)
     num_it = plain(num_it)
     path = learn.path
     with tempfile.TemporaryDirectory() as work, learn.no_bar(), _restored_after_error(learn):
