@@ -152,6 +152,10 @@ def cifake_predict(
     return 1
 
 # %% ../nbs/cli.ipynb #fb504db4
+def _names(labels):
+    "The names in `--labels`"
+    return labels and tuple(labels.split(','))
+
 @command(pos=['action', 'path'], examples="""
       cifake-data                      say where the dataset is, and list counts, damage and duplicates
       cifake-data find                 print its folder and nothing else
@@ -161,21 +165,28 @@ def cifake_predict(
 def cifake_data(
     action:str='check', # `find`, `check`, `download` or `demo`
     path:str=None, # Folder or zip; if not given: $CIFAKE_PATH, Kaggle's input folder, kagglehub's cache
+    labels:str=None, # Names of a set's two folders, that of generated pictures first, such as ai,human
 )->None:
     """Find, check or download the CIFAKE dataset.
 
     A check compares the number of files in each folder with the official one. It reports files that
     cannot be read, images of another size than 32x32, and byte-identical files inside and across the
-    splits. An incomplete copy is reported, but is no error."""
-    from cifake.data.dataset import check_cifake
+    splits. An incomplete copy is reported, but is no error. For a set of your own it says which sizes
+    there are, and which sources: the folders below FAKE and REAL."""
+    from cifake.data.dataset import Cifake
     from cifake.data.demo import demo_cifake
-    from cifake.data.find import download_cifake, find_cifake
-    actions = dict(find=find_cifake, check=find_cifake, download=download_cifake, demo=demo_cifake)
+    from cifake.data.find import download_cifake
+    def find(path=None): return Cifake(path, _names(labels))
+    actions = dict(find=find, check=find, download=download_cifake, demo=demo_cifake)
     if action not in actions: raise ValueError(f'There is no action {action!r}: choose one of {", ".join(actions)}.')
     if path and action in ('download', 'demo'):
         raise ValueError(f'`cifake-data {action}` takes no path: leave {path} out.')
-    print(actions[action](*([path] if path else [])))
-    if action == 'check': print(check_cifake(path).to_string())
+    found = actions[action](*([path] if path else []))
+    print(os.fspath(found))
+    if action != 'check': return
+    print(found.check().to_string())
+    sources = found.items[found.items.source != '']
+    if len(sources): print(f"\n{sources.groupby(['split', 'label', 'source']).size().to_frame('files').to_string()}")
 
 # %% ../nbs/cli.ipynb #7a0a03c8
 def _share_or_number(text):
@@ -230,6 +241,7 @@ def cifake_train(
     subset:str=None, # Share (such as 0.1) or number (such as 5000) of training images
     weights_path:str=None, # File with ImageNet weights, for recipes that start from them
     precision:str='auto', # `float32`, `bfloat16`, or `auto` for what suits the device
+    labels:str=None, # Names of the set's two folders, that of generated pictures first, such as ai,human
     resume:str=None, # Folder of a run that was interrupted or killed, to go on with by its own recipe and seed
 )->None:
     """Train a detector of REAL against FAKE images and measure it on a validation part.
@@ -244,13 +256,13 @@ def cifake_train(
     if demo and path: raise ValueError(f'There are both --demo and {path}: name one of them.')
     if demo: path = demo_cifake()
     options = dict(recipe=recipe, epochs=epochs, out=out, seed=seed, subset=subset, weights_path=weights_path,
-                   precision=precision)
+                   precision=precision, labels=labels)
     if resume:
         given = [k for k,v in options.items() if v != inspect.signature(cifake_train).parameters[k].default]
         if given: raise ValueError(f'`--resume` goes on with the recipe and seed of the run: leave out --{given[0]}.')
         learn = resume_run(resume, path)
     else:
-        options['subset'] = _share_or_number(subset)
+        options |= dict(subset=_share_or_number(subset), labels=_names(labels))
         if recipe.endswith('.json'): options['recipe'] = _recipe_in(recipe)
         learn = train_learner(path, **options)
     _keep_top_losses(learn)
@@ -258,19 +270,19 @@ def cifake_train(
 # %% ../nbs/cli.ipynb #05badbe3
 def _learner(name, path, split):
     "The learner of the run in the folder `name`, or of the package"
-    from cifake.data.find import find_cifake
+    from cifake.data.dataset import Cifake
     from cifake.serve.card import list_detectors
     from cifake.serve.detector import load_pretrained
     from cifake.training.train import load_run
     if Path(name).is_dir(): return load_run(name, path, data=path is None or split == 'valid')
-    if name in list_detectors(): return load_pretrained(name, path=find_cifake(path))
+    if name in list_detectors(): return load_pretrained(name, path=Cifake(path))
     raise FileNotFoundError(f'There is no folder {name} of a run, and no network of that name in the package.')
 
-def _folders_in(sources):
+def _folders_in(sources, labels):
     "The folders to measure on, by name: this one, or those in it"
     from cifake.data.dataset import labelled_files
     folder = Path(sources).expanduser()
-    try: labelled_files(folder)
+    try: labelled_files(folder, labels=labels)
     except ValueError: folders = {o.name: o for o in sorted(folder.iterdir()) if o.is_dir()}
     else: folders = {folder.name: folder}
     if folders: return folders
@@ -294,17 +306,18 @@ def _corruptions(learn, path, split, threshold):
 
 def _elsewhere(learn, path, sources, threshold, quality):
     "The table of pictures from elsewhere"
-    from cifake.data.find import find_cifake
+    from cifake.data.loaders import cifake_of
     from cifake.measure.robustness import cross_dataset_table
-    test = find_cifake(path or learn.dls.path)/'test'
-    return cross_dataset_table(learn, _folders_in(sources), test, threshold=threshold, quality=quality).T
+    data = cifake_of(learn.dls, path)
+    folders = _folders_in(sources, data.labels)
+    options = dict(threshold=threshold, quality=quality, labels=data.labels)
+    return cross_dataset_table(learn, folders, data.root/'test', **options).T
 
 # %% ../nbs/cli.ipynb #f6df8285
 def _print_report(report, tables):
     "A report and further tables, for a terminal"
-    print(f'{report}\n\nright verdicts by object and label\n{report.by_object().to_string()}')
-    if report.clean: print(f'\nthe same without leaked files\n{report.clean.by_object().to_string()}')
-    for title,table in tables.values(): print(f'\n{title}\n{table.to_string()}')
+    print(report)
+    for title,table in (report.group_tables() | dict(tables.values())).items(): print(f'\n{title}\n{table.to_string()}')
 
 @command(examples="""
       cifake-evaluate runs/quick-20261122-101500          measure it on the test of the data it was trained on
@@ -316,6 +329,7 @@ def _print_report(report, tables):
 def cifake_evaluate(
     run:str, # Folder that cifake-train left, finished or interrupted, or the name of a network of the package
     path:str=None, # Folder or zip of the dataset; the one the run was trained on if not given
+    labels:str=None, # Names of the set's two folders, that of generated pictures first; the run's own if not given
     split:str='test', # `test` or `valid`
     threshold:float=None, # p_fake at or above it is called FAKE; the run's own, chosen on validation, if not given
     corruptions:bool=False, # Also measure it under JPEG, blur, noise, resizing and more, which takes minutes
@@ -328,11 +342,13 @@ def cifake_evaluate(
     """Measure a trained detector on the sealed test.
 
     All measures with 95% intervals, on the official test and on the test without the files that also
-    stand in train; right verdicts for each object and label. On request: accuracy under corruptions,
+    stand in train; right verdicts for each object or source, and label. On request: accuracy under corruptions,
     at its own threshold and at the best one; recalls on pictures from elsewhere; McNemar's exact test
     against another detector."""
+    from cifake.data.dataset import Cifake
     from cifake.measure.evaluate import evaluate
     name = printable(Path(run).name)
+    if labels: path = Cifake(path, _names(labels))
     own = path if split == 'test' else None
     learn = _learner(run, path, split)
     report = evaluate(learn, own, split, threshold)

@@ -17,7 +17,7 @@ from cifake.data.core import LABELS
 from cifake.data.dataset import Cifake, check_cifake, labelled_files, read_items, split_items
 from cifake.data.demo import demo_cifake
 from cifake.data.find import find_cifake
-from cifake.data.layout import object_of
+from cifake.data.layout import objects_of
 from conftest import lay_out
 
 
@@ -162,8 +162,13 @@ def decoded():
 
 
 def test_objects_are_named_by_the_number_in_brackets():
-    names = ['0017.jpg', '0017 (4).jpg', '999 (10).jpg', 'holiday.png', '0017 (11).jpg']
-    assert [object_of(o) for o in names] == ['airplane', 'cat', 'truck', 'unknown', 'unknown']
+    names = ['0017.jpg', *['0017 (4).jpg']*18, '999 (10).jpg', '0017 (11).jpg']
+    assert objects_of(names) == ['airplane', *['cat']*18, 'truck', 'unknown']
+
+
+def test_numbers_alone_are_no_objects():
+    for names in (['0001.jpg', '0002.jpg'], ['0001.jpg', '0001 (2).jpg', 'holiday (4).png'], []):
+        assert objects_of(names) == ['unknown']*len(names)
 
 
 def test_a_damaged_file_has_a_row_and_junk_has_none(tiny):

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -178,6 +179,24 @@ class Cifake(os.PathLike):
         "Whether its files are named as CIFAKE's are, so that their objects are known"
         return bool((self.items.object_class != 'unknown').any())
 
+@patch(cls_method=True)
+def at(cls:Cifake,
+    path:str|os.PathLike|None, # As for `Cifake`
+    labels:tuple|None, # Names of label folders that are tried first, such as those of the set trained on
+)->Cifake: # The same value, where `path` is one
+    "The dataset at `path`, whose folders have the names in `labels`, or the usual ones"
+    if isinstance(path, Cifake) or not labels:
+        return Cifake(path)
+    with suppress(ValueError):
+        return Cifake(path, labels)
+    return Cifake(path)
+
+@patch(as_prop=True)
+def about(self:Cifake)->dict:
+    "What a run and a detector say of the dataset: `name`, `labels`, `demo`, `objects` and at most 100 `sources`"
+    sources = sorted(set(self.items.source) - {''})[:100]
+    return dict(name=self.root.name, labels=self.labels, demo=self.is_demo, objects=self.has_objects, sources=sources)
+
 def read_items(
     path:str|os.PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None looks in the usual places
     labels:tuple|None=None, # Names of the folders of generated pictures and of photographs; None: FAKE and REAL
@@ -334,9 +353,14 @@ class Split:
 # %% ../../nbs/data/dataset.ipynb #be42c833
 _OTHER_NAMES = {'aiartdata':'FAKE', 'realart':'REAL'} # Kaggle, cashbowman/ai-generated-images-vs-real-images
 
+def _label_elsewhere(name, labels):
+    "The label of a folder of pictures from elsewhere"
+    return label_of(name, labels) or label_of(name) or _OTHER_NAMES.get(name.lower())
+
 def labelled_files(
     folder:str|Path, # With folders `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` are understood too
     left_out:Counter=None, # Counts what is no picture, as in `walk_pictures`
+    labels:tuple|None=None, # Further names of the folders of generated pictures and of photographs
 )->list: # Pairs of file and label, sorted by label and path; a folder that cannot be listed is one of them
     "The files of pictures from elsewhere"
     folder = Path(folder).expanduser()
@@ -344,8 +368,8 @@ def labelled_files(
         raise FileNotFoundError(f'The folder {folder} does not exist.')
     files = []
     for label in LABELS:
-        parts = [o for o in folders_in(folder) if _OTHER_NAMES.get(o.name.lower(), label_of(o.name)) == label]
+        parts = [o for o in folders_in(folder) if _label_elsewhere(o.name, labels) == label]
         files += [(Path(o), label) for o, _ in walk_pictures(*parts, left_out=left_out)]
     if not files:
-        raise ValueError(f'{folder} has no pictures in a folder FAKE or REAL.')
+        raise ValueError(f'{folder} has no pictures in a folder {" or ".join(label_names(labels))}.')
     return files

@@ -117,11 +117,12 @@ def as_items(
 # %% ../../nbs/data/items.ipynb #ba9b1dde
 def extra_items(
     folders:str|PathLike|Iterable[str|PathLike], # Folder, or several, each with `FAKE` and `REAL`, or one of them
+    labels:tuple|None=None, # Further names of the folders of generated pictures and of photographs
 )->list: # `Item`s of the split `train`, their objects unknown
     "Training items from other folders"
     if isinstance(folders, (str, PathLike)):
         folders = [folders]
-    found = [pair for folder in folders for pair in labelled_files(folder)]
+    found = [pair for folder in folders for pair in labelled_files(folder, labels=labels)]
     looks = map_files(inspect_picture, [file for file, _ in found], 'reading files') if found else []
     items, bad = {}, []
     for (file, label), (digest, _, _, error) in zip(found, looks, strict=True):
@@ -179,4 +180,4 @@ def training_items(
     items = as_items(table, data.root)
     _check_labels(items, data)
     known = set(data.items.digest)
-    return items + [o for o in extra_items(split.extra or []) if o.digest not in known]
+    return items + [o for o in extra_items(split.extra or [], data.labels) if o.digest not in known]

@@ -133,6 +133,7 @@ def _training_dls(data, items, size, bs, batch_tfms, stats, kwargs):
     dls = cifake_block(size, batch_tfms=tfms).dataloaders(items, path=data.root, bs=bs, **kwargs)
     dls.size = size
     dls.cifake = data
+    dls.label_folders = data.labels
     return dls
 
 @_with_split
@@ -159,13 +160,9 @@ def cifake_of(
     labels:tuple|None=None, # Names of its label folders; None tries those of the dataset that `dls` was made from
 )->Cifake: # The same value as before, where `dls` has one
     "The dataset at `path`, or else the one that `dls` was made from"
-    own = getattr(dls, 'cifake', None)
     if path is None:
-        return Cifake(own or dls.path, labels)
-    if own and labels is None and not isinstance(path, Cifake):
-        with suppress(ValueError): # another set may name its folders otherwise
-            return Cifake(path, own.labels)
-    return Cifake(path, labels)
+        return Cifake(getattr(dls, 'cifake', dls.path), labels)
+    return Cifake(path, labels) if labels else Cifake.at(path, getattr(dls, 'label_folders', None))
 
 def no_test(
     data:Cifake, # A dataset without a readable image in its test

@@ -19,7 +19,7 @@ from scipy.stats import MonteCarloMethod, chi2_contingency
 from sklearn.metrics import classification_report
 
 from ..data.core import LABELS
-from ..data.layout import NO_SOURCES
+from ..data.layout import NO_OBJECTS, NO_SOURCES
 from ..data.pictures import read_picture
 from ..measure.evaluate import calibration_of
 from ..measure.learners import two_columns
@@ -144,9 +144,8 @@ def plot_images(self:CifakeInterpretation,
     for ax,i in zip(axs.flat, rows, strict=False): # there may be axes to spare
         image, file = self.table.iloc[i], self.files[i]
         shows = image.object_class if image.object_class != 'unknown' else image.source
-        caption = f'{image.label} {image.p_fake:.2f}\n{shows}'
-        if names:
-            caption += f'\n{file.name}'
+        lines = [f'{image.label} {image.p_fake:.2f}', shows, file.name if names else '']
+        caption = '\n'.join(filter(None, lines))
         color = 'black' if image.label == image.called else 'crimson'
         ax.imshow(read_picture(file).image, interpolation='nearest')
         ax.set_title(caption, fontsize=7 if names else 8, color=color)
@@ -284,10 +283,7 @@ def _check_known(interp, by):
         raise ValueError(f'`by` is {by!r}: choose `object_class` or `source`.')
     if not interp.table[by].isin(['', 'unknown']).all():
         return
-    if by == 'source':
-        raise ValueError(NO_SOURCES)
-    raise ValueError("The objects of these images are not known, since their files are not named as CIFAKE's are: "
-                     'group them by their source, where they have one.')
+    raise ValueError(NO_SOURCES if by == 'source' else NO_OBJECTS)
 
 def _errors_by(interp, by):
     "Errors of each group of images, and the 95% interval of their rate"

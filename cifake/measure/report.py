@@ -22,7 +22,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_
 
 from ..data.core import LABELS
 from ..data.core import to_json as json_text
-from ..data.layout import NO_SOURCES
+from ..data.layout import NO_OBJECTS, NO_SOURCES
 from .metrics import MEASURES, checked, intervals, measures, wilson
 
 # %% ../../nbs/measure/report.ipynb #5ce4a16c
@@ -197,7 +197,7 @@ def _shown(rows):
 @patch
 def by_object(self:Report)->pd.DataFrame:
     "Share of right verdicts for each object and label, with its 95% interval; `ValueError` where none is known"
-    if not self.groups: raise ValueError('The objects of these images are not known, so there are no groups.')
+    if not self.groups: raise ValueError(NO_OBJECTS)
     table = _shown(self.groups).pivot(index='object_class', columns='label', values='right')
     return table.fillna('no images').rename_axis(columns=None)
 
@@ -208,6 +208,15 @@ def by_source(self:Report)->pd.DataFrame:
     table = _shown(self.sources).assign(auc=[f"{o['auc']:.4f}" for o in self.sources])
     table['note'] = ['fewer than 30 images' if o['n'] < 30 else '' for o in self.sources]
     return table.set_index(['label', 'source'])[['right', 'auc', 'note']].sort_index()
+
+@patch
+def group_tables(self:Report)->dict:
+    "Title to table of each way in which the images are known to fall into groups; none for an unknown way"
+    tables = {}
+    if self.groups: tables['Right verdicts by object and label'] = self.by_object()
+    if self.clean and self.clean.groups: tables['The same without leaked files'] = self.clean.by_object()
+    if self.sources: tables['Right verdicts by label and source'] = self.by_source()
+    return tables
 
 # %% ../../nbs/measure/report.ipynb #d79019ca
 def plot_counts(
@@ -359,10 +368,6 @@ def to_html(self:Report,
         figure = 'Receiver operating characteristic, precision and recall, reliability, histogram by label'
         body += _image(self.plot()[0], figure)
     body += _image(self.plot_confusion_matrix(), 'Confusion matrix')
-    further = {}
-    if self.groups: further['Right verdicts by object and label'] = self.by_object()
-    if self.clean and self.clean.groups: further['The same without leaked files'] = self.clean.by_object()
-    if self.sources: further['Right verdicts by source'] = self.by_source()
-    further |= tables or {}
+    further = self.group_tables() | (tables or {})
     for heading,table in further.items(): body += _section(heading, table)
     return _PAGE.format(title=title, style=_STYLE, body=body)

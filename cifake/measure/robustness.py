@@ -212,12 +212,13 @@ def to_size(
 
 def read_pictures(
     folder:str|Path, # Holds `FAKE` and `REAL`, or one of them; `AiArtData` and `RealArt` work too
+    labels:tuple|None=None, # Further names of the folders of generated pictures and of photographs
     **kwargs:object, # Passed to `to_size`
 )->tuple: # Table of `label`, `file`, `format`, `resized`, `error`; uint8 images (n, size, size, 3) without error
     "The labelled pictures in `folder`, all brought to one size; `ValueError` where there are none"
     check_way(**kwargs)
     left_out = Counter()
-    files = labelled_files(folder, left_out)
+    files = labelled_files(folder, left_out, labels)
     rows = []
     images = []
     for file,label in files:
@@ -272,13 +273,14 @@ def cross_dataset_table(
     filter:str='bicubic', # For pictures of another size: a name in `FILTERS`
     fit:str='crop', # `crop` to a square in the middle, or `squeeze` into it
     quality:int|None=None, # Encode every picture again as JPEG of this quality; None does not
+    labels:tuple|None=None, # Further names of the folders of generated pictures and of photographs
 )->pd.DataFrame: # A row for each folder
     "Measures on pictures from elsewhere; `ValueError` for a folder without pictures and labels in different formats"
     check_threshold(threshold)
     predictor = as_predictor(detector)
     if threshold is None: threshold = predictor.calibration.threshold
     if size is None: size = getattr(predictor, 'size', None) or 32
-    processing = dict(size=size, filter=filter, fit=fit, quality=quality)
+    processing = dict(size=size, filter=filter, fit=fit, quality=quality, labels=labels)
     on_the_way = f'{size} px, {filter}, {fit}' + (f', JPEG {quality}' if quality else '')
     added = None
     rows = {}

@@ -221,8 +221,8 @@ def read_card(
             return _card_of_weights(card, file, path), shapes
 
 # %% ../../nbs/serve/card.ipynb #d2e6f494
-_KNOWN = ('recipe', 'seed', 'trained', 'scores', 'robustness', 'intended_use', 'licence', 'versions', 'data_digest',
-          'training_pflop')
+_KNOWN = ('recipe', 'seed', 'dataset', 'trained', 'scores', 'robustness', 'intended_use', 'licence', 'versions',
+          'data_digest', 'training_pflop')
 
 def _about(learn, weights):
     "What is known of the training that gave these `weights`: from a learner's card, or from the folder of its run"

@@ -258,7 +258,6 @@ def load_pretrained(
     "A detector of the package as a fastai learner; `ValueError` for an unknown name"
     from fastai.data.transforms import Normalize
 
-    from cifake.data.find import find_cifake
     from cifake.measure.learners import Calibrated, weights_digest
     from cifake.models.registry import read_weights
     from cifake.training.learner import blank_dls, recipe_learner, recipe_loaders
@@ -266,7 +265,7 @@ def load_pretrained(
     card = box_card(name)
     recipe = recipe_from_json(to_json(card['recipe']))
     if path is None: dls = blank_dls(recipe.size)
-    else: dls, _ = recipe_loaders(find_cifake(path), recipe, card['seed'])
+    else: dls, _ = recipe_loaders(path, recipe, card['seed'])
     dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
     learn = recipe_learner(dls, recipe, card['seed'], precision, normalize=False)
     with box_file(name) as file: state = read_weights(file)

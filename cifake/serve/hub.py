@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.core import place_for, project_url, to_json
+from ..data.core import LABELS, place_for, project_url, to_json
 from ..measure.metrics import MEASURES
 from .card import detector_file, read_card
 from .detector import Detector, load_detector
@@ -54,7 +54,7 @@ The verdict is FAKE from {{ '%.4g' % threshold }} on
 
 ## Protocol
 
-Validation is a seeded part of `train`, stratified by label and object, with byte-identical files on one side.
+Validation is a seeded part of `train`, stratified by {{ strata }}, with byte-identical files on one side.
 Epochs, calibration and threshold were chosen on it. The test was not used for any choice.
 In brackets: 95% intervals, Wilson for shares, bootstrap for others.
 
@@ -113,6 +113,16 @@ def _corruptions(card):
     return _table({'accuracy': cells}) if cells else None
 
 # %% ../../nbs/serve/hub.ipynb #83f5621d
+def _set_facts(card):
+    "What is known of the set that a detector was trained on"
+    known = card.get('dataset', {})
+    fake, real = known.get('labels') or LABELS
+    renamed = [fake, real] != LABELS
+    return {
+        'Set': known.get('name'),
+        'Folders of the set': f'{fake} (FAKE) and {real} (REAL)' if renamed else None,
+        'Sources in the set': ', '.join(known.get('sources', []))}
+
 def _facts(card):
     "What is known of the training"
     recipe = card.get('recipe', {})
@@ -125,6 +135,7 @@ def _facts(card):
         'Starts from': {True: 'pretrained weights', False: 'random weights'}.get(recipe.get('pretrained')),
         'Seed': card.get('seed'),
         'Data': known.get('data'),
+        **_set_facts(card),
         'Images': known.get('images'),
         'Digest of the data': known.get('data_digest'),
         'Command': known.get('command'),
@@ -137,8 +148,9 @@ def _page_data(card):
     "The metadata of the page, with scores for the Hub's tables of results"
     from huggingface_hub import EvalResult, ModelCardData
     scores = card.get('scores', {}).get('test', {}).get('as it predicts') or {}
-    dataset = f'CIFAKE, {scores["n"]:,} images of its test' if scores else ''
-    results = [EvalResult(task_type='image-classification', dataset_type='cifake', dataset_name=dataset,
+    own = card.get('dataset', {}).get('name') # only the detectors of the package have none
+    dataset = f'{own or "CIFAKE"}, {scores["n"]:,} images of its test' if scores else ''
+    results = [EvalResult(task_type='image-classification', dataset_type=own or 'cifake', dataset_name=dataset,
                           dataset_split='test', metric_type=metric, metric_value=round(scores[k], 5))
                for k,metric in dict(accuracy='accuracy', f1='f1', auc='roc_auc').items() if k in scores]
     return ModelCardData(library_name='cifake', license=card.get('licence', '').lower() or None,
@@ -162,6 +174,7 @@ def model_card(
         _page_data(card), template_str=_PAGE, library=f'[cifake]({address})' if address else 'cifake',
         name=' '.join(card['name'].split()), repo_id=repo_id, notes=sorted(notes),
         threshold=card['calibration']['threshold'], low=low, high=high, facts=_facts(card), scores=_scores(card),
+        strata='label and object' if card.get('dataset', {}).get('objects', True) else 'label',
         tested='test' in scores, corruptions=_corruptions(card), intended_use=card.get('intended_use') or USE)
 
 # %% ../../nbs/serve/hub.ipynb #050667ba

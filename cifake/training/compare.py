@@ -211,17 +211,18 @@ def compare_recipes(
     return leaderboard(out, path=data)
 
 # %% ../../nbs/training/compare.ipynb #0d5965c5
-def _test_digest(path):
-    "One digest of all readable images of a dataset"
-    data = Cifake(path)
+def _test_digest(path, labels):
+    "One digest of all readable images of a dataset, whose folders have the names in `labels` or the usual ones"
+    data = Cifake.at(path, labels)
     return items_digest(as_items(data.items[data.items.error == ''], data.root))
 
 def _on_test(folder, path, digest):
     "The report of a run on the test of the dataset at `path`, measured where it was not yet"
     file = folder/'test.json'
-    known = _card_in(folder).get('tested_on')
+    card = _card_in(folder)
+    known = card.get('tested_on')
     there = Path(path).exists() or not known # a run whose dataset is not at hand keeps its numbers
-    wanted = digest(path) if there else known
+    wanted = digest(path, tuple(card.get('dataset', {}).get('labels', ()))) if there else known
     if not file.exists() or known != wanted:
         write_file(file, evaluate(load_run(folder, data=False), path).to_json(predictions=True))
         _add_to_card(folder, tested_on=wanted)

@@ -26,6 +26,7 @@ from ..data.augment import cifake_tfms
 from ..data.core import LABELS, OBJECTS
 from ..data.dataset import Cifake, Split
 from ..data.items import as_items, item_file, item_label, item_split, training_items
+from ..data.layout import NO_OBJECTS
 from ..data.loaders import CIFAKE_STATS, ImageStore, MemoryDL, cifake_of
 from ..measure.metrics import wilson
 from .callbacks import choose_precision
@@ -57,6 +58,7 @@ def _share_of(items, label, share, seed):
 
 def _object_items(data, source, shares, valid_source, split):
     "Training and validation items, labelled by their objects"
+    if not data.has_objects: raise ValueError(f'{data.root}: {NO_OBJECTS}')
     known = [o for o in training_items(data, split) if o.object_class in OBJECTS]
     train = []
     for label,share in shares.items(): train += _share_of(known, label, share, split.seed)
@@ -98,6 +100,7 @@ def object_dls(
     dls = block.dataloaders(train + valid, path=data.root, bs=bs, **kwargs)
     dls.size = store.images.shape[1]
     dls.cifake = data
+    dls.label_folders = data.labels
     return dls
 
 # %% ../../nbs/training/objects.ipynb #12f24499
@@ -144,6 +147,7 @@ def train_objects(
 # %% ../../nbs/training/objects.ipynb #057df856
 def _test_items(data, split, seed):
     "Images to test on, whose object is known, and digests of those that also stand in train"
+    if not data.has_objects: raise ValueError(f'{data.root}: {NO_OBJECTS}')
     if split == 'valid': return [o for o in training_items(data, Split(seed=seed)) if o.split == 'valid'], set()
     known = data.test[data.test.object_class.isin(OBJECTS)]
     return as_items(known, data.root), set(data.items.digest[data.items.split == 'train'])

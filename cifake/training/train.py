@@ -192,7 +192,8 @@ def run_card(
         cifake=__version__, fastai=fastai.__version__, torch=torch.__version__, timm=timm.__version__,
         python=platform.python_version())
     return dict(
-        recipe=asdict(recipe), seed=seed, subset=subset, data=str(dls.path), data_digest=_data_digest(dls),
+        recipe=asdict(recipe), seed=seed, subset=subset, data=str(dls.path), dataset=dls.cifake.about,
+        data_digest=_data_digest(dls),
         weights_digest=file_digest(weights) if weights else None, **arguments, threads=torch.get_num_threads(),
         versions=versions, started=datetime.now().isoformat(timespec='seconds'))
 
@@ -223,11 +224,12 @@ def train_learner(
     num_workers:int=None, # Processes that read images, where they do not come from memory; None leaves it to fastai
     verbose:bool=True, # Show progress and losses of each epoch and, at the end, the validation report
     cbs:Callback|list|None=None, # Further fastai callbacks, or one
+    labels:tuple|None=None, # Names of the folders of generated pictures and of photographs; None: FAKE and REAL
     **overrides:object, # Fields of the recipe to change, such as `lr=0.005`
 )->Learner: # With the best weights, `learn.report` (on validation) and `learn.run_folder`
     "Train a detector by a recipe, calibrate it, measure it on validation, and keep it in a folder"
     chosen = _chosen(recipe, epochs, weights_path, overrides)
-    data = Cifake(path)
+    data = Cifake(path, labels)
     seed, subset, num_workers = plain((seed, subset, num_workers))
     extra = _folders(extra)
     set_seed(seed)
@@ -259,11 +261,16 @@ def _read_run(folder):
             f'{folder} has no {name}: it is not the folder of a run, or of one that was stopped before it began.')
     return json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
 
+def _label_folders(card):
+    "Names of the label folders of the dataset that a run was trained on"
+    return card.get('dataset', {}).get('labels') # None in runs of earlier versions
+
 def _run_loaders(folder, card, recipe, path):
     "Loaders with the same validation part as the run in `folder`"
     present = [o for o in card.get('extra', []) if Path(o).is_dir()]
     valid = (folder/'valid.txt').read_text(encoding='utf-8').split()
-    return recipe_loaders(path or card['data'], recipe, card['seed'], card['subset'], valid=valid, extra=present)
+    data = Cifake.at(path or card['data'], _label_folders(card))
+    return recipe_loaders(data, recipe, card['seed'], card['subset'], valid=valid, extra=present)
 
 # %% ../../nbs/training/train.ipynb #db756d87
 def load_run(
@@ -278,7 +285,9 @@ def load_run(
     card = _read_run(folder)
     recipe = recipe_from_json(to_json(card['recipe']))
     if data: dls, recipe = _run_loaders(folder, card, recipe, path)
-    else: dls = blank_dls(recipe.size)
+    else:
+        dls = blank_dls(recipe.size)
+        dls.label_folders = _label_folders(card)
     if card['stats']: dls.add_tfms([Normalize.from_stats(*card['stats'])], 'after_batch')
     if precision is None: precision = 'float32' if card['precision'] == 'float32' else 'auto'
     learn = recipe_learner(dls, recipe, card['seed'], precision, cbs, normalize=False)
