@@ -6,13 +6,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cifake.cli import cifake_data, cifake_evaluate
 from cifake.data.dataset import Cifake, Split, check_cifake, read_items, split_items
 from cifake.data.find import find_cifake
 from cifake.data.items import training_items
 from cifake.data.loaders import cifake_dls, cifake_of
 from cifake.measure.evaluate import evaluate
 from cifake.measure.report import Report
-from cifake.measure.robustness import robustness_table
+from cifake.measure.robustness import cross_dataset_table, robustness_table
+from cifake.serve.card import detector_card
+from cifake.serve.hub import model_card
+from cifake.training.compare import leaderboard
+from cifake.training.objects import object_dls
+from cifake.training.train import load_run, resume_run, train_learner
 
 LABELS = 'ai', 'human'
 
@@ -125,7 +131,7 @@ def test_a_report_counts_each_source_under_its_label(tmp_path):
     assert sum(o['right'] for o in report.sources) == report.tp + report.tn
     assert Report.from_json(report.to_json()).by_source().equals(rows)
     with pytest.raises(ValueError, match='objects of these images are not known'): report.by_object()
-    assert 'by source' in report.to_html() and 'by object' not in report.to_html()
+    assert list(report.group_tables()) == ['Right verdicts by label and source']
 
 
 def test_a_source_has_the_area_under_the_curve_against_the_other_label(tmp_path):
@@ -148,3 +154,47 @@ def test_corruptions_by_source(own):
     clean = table[table.corruption == 'none'].set_index(['label', 'source'])
     assert clean.images.to_dict() == {('', ''): 6, ('FAKE', 'sd'): 3}
     assert clean.accuracy.to_dict() == {('', ''): 0.5, ('FAKE', 'sd'): 1}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    "A learner of a set with labels of its own, in the folder of a comparison"
+    base = tmp_path_factory.mktemp('run')
+    folders = dict(train__ai__sd=12, train__human__cam=12, test__ai__sd=3, test__human__cam=3)
+    root = lay_out(base/'own set', **folders)
+    options = dict(epochs=1, out=base/'runs/one', num_workers=0, verbose=False, precision='float32')
+    return train_learner(root, 'lenet', labels=LABELS, **options)
+
+
+def test_a_run_keeps_the_names_of_its_labels(run):
+    root = run.dls.path
+    for learn in (run, load_run(run.run_folder), resume_run(run.run_folder), load_run(run.run_folder, root)):
+        assert evaluate(learn, resamples=0).n == 6
+    blank = load_run(run.run_folder, data=False)
+    assert evaluate(blank, root, resamples=0).n == 6
+    assert leaderboard(run.run_folder.parent, 'test').images.tolist() == [6]
+    cross = cross_dataset_table(run, {'itself': root/'test'}, labels=LABELS)
+    assert cross.fake.tolist() == cross.real.tolist() == [3]
+
+
+def test_a_detector_says_of_which_set_it_is_and_nothing_of_cifake(run):
+    card = detector_card(run)
+    about = dict(name='own set', labels=list(LABELS), demo=False, objects=False, sources=['cam', 'sd'])
+    assert card['dataset'] == about
+    page = str(model_card(card))
+    facts = '- Set: own set', 'ai (FAKE) and human (REAL)', '- Sources in the set: cam, sd', 'stratified by label,'
+    for words in facts: assert words in page
+    assert 'CIFAKE' not in page and 'object' not in page
+
+
+def test_the_objects_of_such_a_set_are_not_known(run):
+    with pytest.raises(ValueError, match='objects of these images are not known'): object_dls(run.dls.cifake)
+
+
+def test_commands_speak_of_a_set_as_it_is(run, capsys):
+    cifake_data('check', str(run.dls.path), labels='ai,human')
+    checked = capsys.readouterr().out
+    assert '48x48' in checked and 'cam' in checked and 'official' not in checked
+    cifake_evaluate(str(run.run_folder))
+    shown = capsys.readouterr().out
+    assert 'Right verdicts by label and source' in shown and 'object' not in shown
