@@ -114,6 +114,18 @@ def trained():
     return demo_run()
 
 
+@pytest.fixture(scope='session')
+def resnet_weights(tmp_path_factory):
+    "A file with weights of `test_resnet`, a tiny network of timm, that stand in for ImageNet's"
+    import timm
+    import torch
+    from safetensors.torch import save_file
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp('weights')/'imagenet.safetensors'
+    save_file(timm.create_model('test_resnet', num_classes=1000).state_dict(), file)
+    return file
+
+
 @pytest.fixture(scope='module')
 def browser():
     if CHROMIUM is None:

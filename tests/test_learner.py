@@ -10,7 +10,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat
 from fastai.metrics import accuracy
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
 from cifake.data.core import LABELS
 from cifake.data.demo import demo_cifake
@@ -29,29 +29,16 @@ from cifake.training.learner import (
 from cifake.training.recipes import get_recipe, list_recipes
 
 
-@pytest.fixture(scope='module')
-def source():
-    "A tiny network of timm that stands in for one with ImageNet weights"
-    torch.manual_seed(0)
-    return timm.create_model('test_resnet', num_classes=1000)
-
-
-@pytest.fixture(scope='module')
-def weights(source, tmp_path_factory):
-    file = tmp_path_factory.mktemp('weights')/'imagenet.safetensors'
-    save_file(source.state_dict(), file)
-    return file
-
-
 def blank(size=32): return blank_dls(size)
 
 
-def test_the_body_has_the_weights_of_the_file_and_its_statistics(source, weights):
+def test_the_body_has_the_weights_of_the_file_and_its_statistics(resnet_weights):
     dls = blank()
-    learn = cifake_learner(dls, 'test_resnet', weights_path=weights)
+    learn = cifake_learner(dls, 'test_resnet', weights_path=resnet_weights)
     body = learn.model[0].model.state_dict()
-    assert all(torch.equal(v.cpu(), source.state_dict()[k]) for k, v in body.items())
-    assert stats_of(dls)[0] == pytest.approx(source.default_cfg['mean'], abs=1e-6)
+    given = load_file(resnet_weights)
+    assert all(torch.equal(v.cpu(), given[k]) for k, v in body.items())
+    assert stats_of(dls)[0] == pytest.approx(timm.create_model('test_resnet').default_cfg['mean'], abs=1e-6)
 
 
 def test_torchvision_s_weights_come_from_a_file_too(tmp_path):
@@ -61,13 +48,14 @@ def test_torchvision_s_weights_come_from_a_file_too(tmp_path):
     assert torch.equal(next(learn.model[0].parameters()).data.cpu(), next(other.parameters()).data)
 
 
-def test_weights_of_another_network_are_refused(weights):
-    with pytest.raises(ValueError, match='does not fit'): cifake_learner(blank(), 'test_vit', weights_path=weights)
+def test_weights_of_another_network_are_refused(resnet_weights):
+    with pytest.raises(ValueError, match='does not fit'):
+        cifake_learner(blank(), 'test_vit', weights_path=resnet_weights)
 
 
-def test_a_missing_file_of_weights_is_named(weights):
+def test_a_missing_file_of_weights_is_named(resnet_weights):
     with pytest.raises(FileNotFoundError, match='does not exist'):
-        cifake_learner(blank(), 'test_resnet', weights_path=weights.with_name('gone.safetensors'))
+        cifake_learner(blank(), 'test_resnet', weights_path=resnet_weights.with_name('gone.safetensors'))
 
 
 def test_a_misspelt_network_is_refused():
@@ -111,10 +99,10 @@ def test_vgg_s_own_head_is_not_carried_along():
     with torch.no_grad(): assert vgg.model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
 
 
-def test_loaders_of_another_normalisation_are_refused(weights):
+def test_loaders_of_another_normalisation_are_refused(resnet_weights):
     dls = memory_dls(demo_cifake(n=60), bs=16)
     with pytest.raises(ValueError, match='these weights expect'):
-        cifake_learner(dls, 'test_resnet', weights_path=weights)
+        cifake_learner(dls, 'test_resnet', weights_path=resnet_weights)
 
 
 @pytest.mark.parametrize('arch', ['cifakenet', 'test_resnet'])

@@ -4,10 +4,8 @@ from dataclasses import asdict
 from unittest.mock import patch
 
 import pytest
-import timm
 import torch
 from fastai.callback.core import Callback
-from safetensors.torch import save_file
 
 from cifake.all import CifakeNet, demo_cifake, get_recipe, read_history, register_model, resume_run, train_learner
 from cifake.training.runs import RunKeeper
@@ -56,15 +54,6 @@ RECIPES = dict(
 def quiet(monkeypatch, tmp_path): monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope='module')
-def imagenet(tmp_path_factory):
-    "Stand-in for ImageNet weights"
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp('weights')/'imagenet.safetensors'
-    save_file(timm.create_model('test_resnet', num_classes=1000).state_dict(), file)
-    return file
-
-
 def same(a, b):
     assert read_history(a).drop(columns='seconds').equals(read_history(b).drop(columns='seconds'))
     pairs = zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True)
@@ -76,10 +65,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_stopped_between_epochs(name, imagenet, tmp_path):
+def test_stopped_between_epochs(name, resnet_weights, tmp_path):
     fields, pretrained, stops = RECIPES[name]
     recipe = get_recipe('quick', **{**fields, 'min_steps': 0})
-    args = dict(subset=300, precision='float32', seed=3, weights_path=imagenet if pretrained else None)
+    args = dict(subset=300, precision='float32', seed=3, weights_path=resnet_weights if pretrained else None)
     def losses(): return [Losses(*PATIENCE)] if name == 'patience' else []
     whole = train_learner(demo_cifake(), recipe, out=tmp_path/'whole', cbs=losses(), **args)
     if name == 'patience': assert len(read_history(whole)) == 4
@@ -125,6 +114,6 @@ def test_options_that_a_resumed_run_cannot_take(tmp_path):
     with pytest.raises(FileNotFoundError, match='not the folder of a run'): cifake_train(resume=str(tmp_path))
 
 
-def test_muon_refuses_pretrained_weights(imagenet):
+def test_muon_refuses_pretrained_weights(resnet_weights):
     with pytest.raises(ValueError, match='random weights'):
-        train_learner(demo_cifake(), 'quick', arch='test_resnet', weights_path=imagenet)
+        train_learner(demo_cifake(), 'quick', arch='test_resnet', weights_path=resnet_weights)

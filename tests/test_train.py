@@ -13,7 +13,7 @@ import timm
 import torch
 from fastai.callback.core import Callback
 from fastai.vision.core import PILImage
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import cifake.training.train as room
 from cifake.data import dataset
@@ -60,15 +60,6 @@ def stopped(tmp_path_factory, small):
     return out
 
 
-@pytest.fixture(scope='module')
-def weights(tmp_path_factory):
-    "Stand-in for ImageNet weights of `test_resnet`"
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp('weights')/'imagenet.safetensors'
-    save_file(timm.create_model('test_resnet', num_classes=1000).state_dict(), file)
-    return file
-
-
 def card_of(learn): return json.loads((learn.run_folder/'recipe.json').read_text())
 
 
@@ -104,8 +95,8 @@ def test_the_dataset_is_found_once_and_scanned_once(small, monkeypatch):
     "Its path is resolved in one place, and its files are listed in one place, by one `Cifake`"
     scans, finds = [], []
     items, found = dataset._all_items, dataset.find_cifake
-    monkeypatch.setattr(dataset, '_all_items', lambda root: scans.append(root) or items(root))
-    monkeypatch.setattr(dataset, 'find_cifake', lambda path: finds.append(path) or found(path))
+    monkeypatch.setattr(dataset, '_all_items', lambda root, *args: scans.append(root) or items(root, *args))
+    monkeypatch.setattr(dataset, 'find_cifake', lambda path, *args: finds.append(path) or found(path, *args))
     train_learner(small, TINY, epochs=1, verbose=False)
     assert (len(finds), len(scans)) == (1, 1)
 
@@ -293,9 +284,9 @@ def test_a_resumed_run_has_its_extra_pictures(more, small):
 FINE_TUNE = dict(arch='test_resnet', size=32, lr=None, min_steps=0, patience=1)
 
 
-def test_fine_tuning_is_two_schedules_in_one_history(weights, small):
+def test_fine_tuning_is_two_schedules_in_one_history(resnet_weights, small):
     recipe = get_recipe('fastai-resnet26d', **FINE_TUNE, epochs=3)
-    tuned = train_learner(small, recipe, weights_path=weights, num_workers=0, verbose=False)
+    tuned = train_learner(small, recipe, weights_path=resnet_weights, num_workers=0, verbose=False)
     rows = read_history(tuned)
     assert rows.epoch.tolist() == list(range(len(rows))) and 2 <= len(rows) <= 4
     assert card_of(tuned)['lr'] > 0  # it was looked for
@@ -309,12 +300,12 @@ def test_from_random_weights_it_is_one_with_nothing_frozen(small):
     assert len(read_history(bare)) == 2 and all(o.requires_grad for o in bare.model.parameters())
 
 
-def test_frozen_layers_stay_as_they_were_statistics_included(weights, small):
+def test_frozen_layers_stay_as_they_were_statistics_included(resnet_weights, small):
     "Only the last layers of a body, a dense head, one sigmoid, Adam at a constant rate"
     recipe = get_recipe('mobilenetv2-160', arch='test_resnet', size=32, train_last=8, epochs=1, min_steps=0)
-    late = train_learner(small, recipe, weights_path=weights, num_workers=0, verbose=False)
+    late = train_learner(small, recipe, weights_path=resnet_weights, num_workers=0, verbose=False)
     given = timm.create_model('test_resnet', num_classes=1000)
-    given.load_state_dict(load_file(weights))
+    given.load_state_dict(load_file(resnet_weights))
     own, state = late.model[0].model.state_dict(), given.state_dict()
     moved = {k for k, v in own.items() if not torch.equal(v.cpu(), state[k])}
     body = [k for k, o in late.model[0].model.named_modules() if not list(o.children())]
@@ -324,9 +315,9 @@ def test_frozen_layers_stay_as_they_were_statistics_included(weights, small):
     assert evaluate(again, split='valid').accuracy == pytest.approx(late.report.accuracy, abs=1e-9)
 
 
-def test_a_whole_pretrained_network_is_trained_whole(weights, small):
+def test_a_whole_pretrained_network_is_trained_whole(resnet_weights, small):
     recipe = get_recipe('efficientnet-lite0', arch='test_resnet', size=32)
-    whole = train_learner(small, recipe, epochs=1, weights_path=weights, num_workers=0, verbose=False)
+    whole = train_learner(small, recipe, epochs=1, weights_path=resnet_weights, num_workers=0, verbose=False)
     assert all(o.requires_grad for o in whole.model.parameters())
     mean = timm.create_model('test_resnet').default_cfg['mean']
     assert card_of(whole)['stats'][0] == pytest.approx(mean, abs=1e-6)
