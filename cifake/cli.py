@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
@@ -90,7 +91,7 @@ def command(
     return _decorate
 
 # %% ../nbs/cli.ipynb #c1beeba6
-def _sources(names, files_from, flat):
+def _sources(names, files_from, flat, left_out):
     "Names and sources for the arguments, then for the lines of a file"
     from cifake.data.pictures import MAX_BYTES
     from cifake.serve.lists import names_in
@@ -99,7 +100,7 @@ def _sources(names, files_from, flat):
     if files_from: lines = names_in(sys.stdin.buffer if files_from == '-' else open(files_from, 'rb'))
     for name in chain(names or (), lines):
         if name == '-': yield 'standard input', sys.stdin.buffer.read(MAX_BYTES + 1)
-        else: yield from expand(name, not flat)
+        else: yield from expand(name, not flat, left_out)
 
 def _two_numbers(text):
     "The numbers in `--band`"
@@ -141,13 +142,17 @@ def cifake_predict(
 
     The detectors of this package know CIFAKE: images of 32x32 pixels, and one generator. A picture of
     another size is resized, and its row says so; its verdict means little."""
+    from cifake.data.folders import in_words
     from cifake.serve.detector import load_detector
     from cifake.serve.rows import row_printer
     if not sources and not files_from: raise ValueError('Name a picture, a folder or an archive.')
     judge = load_detector(detector, device, threshold=threshold, band=_two_numbers(band))
     if format == 'table': print(judge, file=sys.stderr)
     names = [sources] if isinstance(sources, str) else sources
-    if _print_rows(judge.stream(_sources(names, files_from, flat), urls=urls), row_printer(format)): return 0
+    left_out = Counter()
+    found = _print_rows(judge.stream(_sources(names, files_from, flat, left_out), urls=urls), row_printer(format))
+    if left_out: print(f'cifake-predict: left out, since they are no pictures: {in_words(left_out)}.', file=sys.stderr)
+    if found: return 0
     print('cifake-predict: nothing could be read.', file=sys.stderr)
     return 1
 

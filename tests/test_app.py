@@ -73,6 +73,11 @@ def test_limits_and_nothing_at_all_are_sentences(robust, broken, tmp_path):
     assert Path(file).read_text().splitlines()[0] == 'file,p_fake,verdict,width,height,error,note'
 
 
+def test_twins_that_a_mac_writes_are_left_out(robust, tmp_path):
+    text, table, _ = judge_many(robust, 3, tmp_path)([FILES[0], tmp_path/'._a.jpg', tmp_path/'Thumbs.db'])
+    assert len(table) == 1 and text.startswith('1 file(s)') and 'Left out: 2 that a system made' in text
+
+
 def test_old_tables_are_removed(robust, tmp_path):
     (tmp_path/'old.csv').write_text('x')
     os.utime(tmp_path/'old.csv', (time.time() - 100,)*2)

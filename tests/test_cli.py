@@ -101,6 +101,13 @@ def test_names_cannot_forge_a_line(call, mixed):
     assert len(out.splitlines()) == 1 + len(list(mixed.iterdir())) + 2
 
 
+def test_what_is_no_picture_is_counted(call, mixed):
+    for name in ('._0.jpg', 'Thumbs.db', 'drawing.svg'): (mixed/name).write_bytes(b'x')
+    status, out, err = call('cifake-predict', 'mixed', '--format', 'csv')
+    assert status == 0 and 'Thumbs' not in out and '._0' not in out
+    assert 'left out, since they are no pictures: 1 ._*, 1 Thumbs.db, 1 .svg' in err
+
+
 def test_json_has_null_where_there_is_no_number(call, mixed):
     _, out, _ = call('cifake-predict', 'mixed', '--format', 'jsonl')
     assert {o['p_fake'] for o in map(json.loads, out.splitlines()) if o['error']} == {None}

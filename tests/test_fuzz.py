@@ -1,4 +1,4 @@
-"Damaged and huge files against a detector; `benchmarks/fuzz.py` does the same for longer"
+"Damaged and huge files, and random folders; `benchmarks/fuzz.py` and `tests/fuzz_folders.py` go on for longer"
 import json
 import os
 import sys
@@ -16,6 +16,13 @@ def test_damaged_files_give_rows(tmp_path):
     assert found['files'] >= 400 and 40 < found['answers']['a verdict'] < found['files'] - 40  # both happen, often
     assert found['slowest_seconds'] < 5
     assert found['megabytes_above_start'] < 300
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs pipes and names that are not UTF-8')
+def test_random_folders_end_in_tables_and_sentences(tmp_path):
+    run(sys.executable, '-W', 'ignore', ROOT/'tests'/'fuzz_folders.py', 40, tmp_path/'result.json', cwd=tmp_path)
+    found = json.loads((tmp_path/'result.json').read_text())['answers']
+    assert found['a table'] > 20 and found['a verdict'] > 100 and found['a row with an error'] > 20
 
 
 READ = """import sys

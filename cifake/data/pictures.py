@@ -297,11 +297,17 @@ def inspect_picture(
     file:str|Path, # Path of a file
 )->tuple: # Digest, width, height in pixels (0 for no picture), and error (empty for a picture)
     "Digest and size of a picture file, and why it cannot be read, if so; no digest where another try may do"
+    digest = ''
     try:
-        data = Path(file).read_bytes()
+        n_bytes, open_ = _opener(os.fspath(file)) # refuses a pipe, which would never end
+        if n_bytes > MAX_BYTES:
+            read_picture(file) # says so
+        with open_() as f:
+            data = f.read()
+        digest = digest_of(data)
         picture = read_picture(data)
     except (OSError, MemoryError) as e:
         return '', 0, 0, f'This file cannot be read: {one_line(e).rstrip(".")}.'
     except ValueError as e:
-        return digest_of(data), 0, 0, str(e)
-    return digest_of(data), picture.width, picture.height, ''
+        return digest, 0, 0, str(e)
+    return digest, picture.width, picture.height, ''

@@ -23,7 +23,7 @@ from urllib.request import getproxies
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..data.core import can_write, check_detector, place_for, project_url
+from ..data.core import can_write, check_detector, part_of_system, place_for, project_url
 from ..data.demo import demo_cifake
 from ..explain.verdict import CHANGES, occlusion_map, plot_stability, stability
 from .detector import Detector, load_detector
@@ -209,7 +209,8 @@ def judge_many(
 )->Callable: # Function of paths: a sentence, a table for the page, and the path of a CSV file or None
     "What the page does with several pictures"
     def judge(files):
-        files = [str(o) for o in files or []]
+        chosen = [str(o) for o in files or []]
+        files = [o for o in chosen if not part_of_system(Path(o).name)]
         if not files: return 'Choose some pictures first.', None, None
         if len(files) > most_files:
             text = f'There are {len(files)} files, and at most {most_files} are judged at once: use `cifake-predict`.'
@@ -218,7 +219,9 @@ def judge_many(
         table['file'] = [Path(o).name for o in table.file]
         counts = ', '.join(f'{n} {o or "could not be read"}' for o,n in table.verdict.value_counts().items())
         _remove_old(folder)
-        return f'{len(table)} file(s): {counts}.', _for_the_page(table), _write_table(table, folder)
+        n_others = len(chosen) - len(files)
+        others = f' Left out: {n_others} that a system made, such as `._name`.' if n_others else ''
+        return f'{len(table)} file(s): {counts}.{others}', _for_the_page(table), _write_table(table, folder)
     return judge
 
 # %% ../../nbs/serve/app.ipynb #e9df9135
