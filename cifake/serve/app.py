@@ -65,8 +65,8 @@ _VERDICT = '<div class="verdict" style="--tone: {tone}" role="{role}"><h3>{verdi
 _NOTE = '<p class="note"><b>Unlike its training images:</b> {note}. The verdict means little.</p>'
 
 def verdict_html(
-    row:object, # Of `Detector.predict`
-    detector:Detector, # That judged
+    row:object, # A row of `Detector.predict`
+    detector:Detector, # The detector that gave the row or judges the picture
 )->str: # HTML
     "A verdict in words, with its scale and notes; or why there is none"
     if row['error']:
@@ -120,7 +120,7 @@ _CLOSER = """<div class="verdict" style="--tone: grey"><div class="figures">{map
 
 # %% ../../nbs/serve/app.ipynb #1ce2a9c1
 def look_closer(
-    detector:Detector, # That judged
+    detector:Detector, # The detector that gave the row or judges the picture
     source:object, # One picture, as `Detector.predict` takes it
 )->str: # HTML
     "What a verdict depends on: parts of the picture, and small changes; `ValueError` for a picture that cannot be read"
@@ -173,7 +173,7 @@ def _picture_field(gr, **kwargs):
     return field
 
 def judge_one(
-    detector:Detector, # That judges
+    detector:Detector, # The detector that judges
 )->Callable: # Function of a path: verdict and closer look, as HTML
     "What the page does with one picture"
     def judge(picture):
@@ -203,7 +203,7 @@ def _for_the_page(table):
     return table[['file', 'verdict', 'p_fake', 'size', 'remark']]
 
 def judge_many(
-    detector:Detector, # That judges
+    detector:Detector, # The detector that judges
     most_files:int, # Files in one batch
     folder:str|Path, # Folder for CSV files
 )->Callable: # Function of paths: a sentence, a table for the page, and the path of a CSV file or None
@@ -286,7 +286,7 @@ def _after_close(app, clean):
     app.close = both
 
 def build_app(
-    detector:Detector=None, # Of `load_detector`; None takes the default one of the package
+    detector:Detector=None, # From `load_detector`; None takes the default one of the package
     most_files:int=200, # Files in one batch
     keep:int=600, # Seconds after which uploads are deleted, at the latest twice as many
 )->object: # `gradio.Blocks`, to be launched, or mounted in another application
@@ -305,7 +305,7 @@ def build_app(
 
 # %% ../../nbs/serve/app.ipynb #11e005ac
 def launch_app(
-    detector:Detector=None, # Of `load_detector`; None takes the default one of the package
+    detector:Detector=None, # From `load_detector`; None takes the default one of the package
     host:str='127.0.0.1', # Address to listen at; `0.0.0.0` lets other machines in
     port:int=None, # None takes the first free one from 7860 on
     share:bool=False, # Open a public address through gradio's servers
