@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from .containers import kind_of
-from .core import printable
+from .core import on_disk, printable
 from .values import TOO_DARK
 
 # %% ../../nbs/data/given.ipynb #54568e8d
@@ -112,9 +112,13 @@ def _of_address(text, scheme):
         raise ValueError(WEB_ADDRESS)
     raise ValueError(f'This is an address of the kind `{scheme}:`: download it, and give the file.')
 
+_NO_PATH = (
+    re.compile(r".*\0|\s*[<{\[]|b['\"]"), # web pages, JSON, lists, the text of bytes
+    re.compile(r'[A-Za-z0-9+/_-]{64,}={0,2}$')) # base64
+
 def _is_path(text):
     "Whether text might be the path of a file that is not there"
-    return not re.search(r"[\n\0]|^\s*[<{\[]|^b['\"]", text) and len(os.path.basename(text)) < 256
+    return '\n' not in text and not any(o.match(text) for o in _NO_PATH) and len(os.path.basename(text)) < 256
 
 def _of_text(text):
     "Path or bytes of text"
@@ -129,7 +133,7 @@ def _of_text(text):
         raise ValueError('This text is empty: give the path of a file.')
     if not _is_path(text):
         raise ValueError('This text is neither the path of a file nor a picture in base64.')
-    return os.path.expanduser(text)
+    return on_disk(os.path.expanduser(text))
 
 def _of_path(path):
     "Text of a `Path`"

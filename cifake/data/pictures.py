@@ -102,6 +102,9 @@ def _most_pixels(image):
     is_thin = max(image.size) > 16*min(image.size) # too thin to be reduced
     return most//4 if is_thin else most
 
+_TIFF_LAYOUT = ('This TIFF picture has a layout that Pillow does not read, or its beginning is damaged: '
+                'save it as PNG.')
+
 def _tiff_values(file):
     "Why Pillow knows the file of a TIFF picture and not its values"
     try:
@@ -112,7 +115,7 @@ def _tiff_values(file):
         is_unknown = max(tags.get(258, (1,))) > 16 or max(tags.get(339, (1,))) > 1
     except Exception:
         return 'This picture is damaged at its beginning.'
-    return UNKNOWN_WHITE if is_unknown else 'This TIFF picture has a layout that Pillow does not read: save it as PNG.'
+    return UNKNOWN_WHITE if is_unknown else _TIFF_LAYOUT
 
 def _open_image(file, kind):
     "The image of a `kind` in an open file, not yet decoded"
