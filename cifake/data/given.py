@@ -266,7 +266,12 @@ def is_one(
         return isinstance(source, np.ndarray) and source.dtype.kind not in 'OUS' # a column of a table is several
     if isinstance(getattr(source, 'ndim', None), int):
         return source.ndim < 4
-    return any(getattr(source, name, None) is not None for name in _OF_ONE) or not hasattr(source, '__iter__')
+    if any(getattr(source, name, None) is not None for name in _OF_ONE) or not hasattr(source, '__iter__'):
+        return True
+    try:
+        return memoryview(source) is not None # an `array.array`, which could be iterated
+    except TypeError:
+        return False
 
 def name_of(
     source:object, # One picture, as it was given

@@ -85,6 +85,9 @@ def _prepared(image, kind, side, values):
         small = small.transpose(turn)
     if turn in _ON_ITS_SIDE:
         width, height = height, width
+    if small is image: # with its file, and how to turn it
+        small = image.copy()
+    small.info = {} # it is upright, and nobody shall turn it again
     return Picture(small, width, height, kind, (*notes, *more))
 
 # %% ../../nbs/data/pictures.ipynb #127143a1
