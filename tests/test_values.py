@@ -122,8 +122,8 @@ def kinds():
         'lzw16.tif': encoded(Image.fromarray(GREY), 'TIFF', compression='tiff_lzw'),
         'dark16.tif': tiff(GREY//200, 1, '>'), 'rgb16.tif': tiff(DEEP, 2), 'big-rgb16.tif': tiff(DEEP, 2, '>'),
         'rgba16.tif': tiff(np.dstack([DEEP, GREY]), 2, extra=[2]), 'cmyk.tif': encoded(RGB.convert('CMYK'), 'TIFF'),
-        'lab.tif': encoded(RGB.convert('LAB'), 'TIFF'),
-        'negative.tif': tiff(BYTES[..., 0], 0), 'pages.tif': encoded(RGB, 'TIFF', save_all=True, append_images=[noise.copy()])}
+        'lab.tif': encoded(RGB.convert('LAB'), 'TIFF'), 'negative.tif': tiff(BYTES[..., 0], 0),
+        'pages.tif': encoded(RGB, 'TIFF', save_all=True, append_images=[noise.copy()])}
     made |= {f'turned{i}.{suffix}': encoded(RGB, kind, exif=exif(i)) for i in range(1, 9)
              for suffix, kind in (('jpg', 'JPEG'), ('png', 'PNG'), ('tif', 'TIFF'), ('webp', 'WEBP'))}
     if can_read('HEIF'):
