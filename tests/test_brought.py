@@ -227,3 +227,28 @@ def test_a_test_of_one_label_is_measured(demo):
     data = Cifake(demo)
     fake = [o for o in as_items(data.test, data.root) if o.label == 'FAKE']
     with learner.no_bar(): assert len(learner.validate(dl=loader_of(learner.dls, fake))) == 2
+
+
+# Numbers of other libraries, and text in place of them
+
+@pytest.mark.parametrize('make', [memory_dls, cifake_dls], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('number', [np.int64, torch.tensor], ids=['numpy', 'torch'])
+def test_numbers_of_other_libraries_are_settings_of_loaders(demo, make, number):
+    dls = make(demo, size=number(16), bs=number(8), seed=number(1), subset=number(20), num_workers=0)
+    assert dls.one_batch()[0].shape == (8, 3, 16, 16) and len(dls.train_ds) == 20
+
+
+@pytest.mark.parametrize('name', ['size', 'bs', 'seed', 'subset', 'valid_pct'])
+def test_text_in_place_of_a_number_is_told(demo, name):
+    with pytest.raises(ValueError, match=f"`{name}` is 'many': give a"): memory_dls(demo, **{name: 'many'})
+
+
+def test_numbers_of_other_libraries_are_thresholds(learn, demo):
+    reports = [evaluate(learn, demo, threshold=o, resamples=0) for o in (0.25, np.float32(0.25), torch.tensor(0.25))]
+    assert len({o.accuracy for o in reports}) == 1
+    with pytest.raises(ValueError, match="`threshold` is '0.4': give a number from 0 to 1"):
+        evaluate(learn, demo, threshold='0.4')
+
+
+def test_one_transform_is_a_list_of_one(demo):
+    assert memory_dls(demo, bs=8, batch_tfms=Brightness()).one_batch()[0].shape == (8, 3, 32, 32)

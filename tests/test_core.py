@@ -1,5 +1,6 @@
 "The ground: files written in one step, digests, JSON, work on many files"
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from check import ROOT
 from cifake.data.core import (
     _too_old,
+    as_number,
     available_cores,
     can_share,
     can_write,
@@ -263,3 +265,14 @@ def test_json_is_written_in_one_place():
     "`to_json`, which writes no NaN; the others use it"
     writers = [o.name for o in (ROOT/'cifake').rglob('*.py') if 'json.dump' in o.read_text(encoding='utf-8')]
     assert writers == ['core.py']
+
+
+@pytest.mark.parametrize('value', [3, np.int16(3), np.array([3]), torch.tensor(3), torch.tensor([3])], ids=repr)
+def test_a_whole_number_of_any_library_is_one_of_python(value):
+    assert as_number('n', value, int, 1, 9) == 3 and type(as_number('n', value, int)) is int
+
+
+@pytest.mark.parametrize('value', ['3', None, True, math.nan, math.inf, 3., 0, 10, [3, 4], torch.ones(2)], ids=repr)
+def test_what_is_no_such_number_is_told(value):
+    with pytest.raises(ValueError, match=r'`n` is .*: give a whole number from 1 to 9\.'):
+        as_number('n', value, int, 1, 9)

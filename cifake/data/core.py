@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'OBJECTS', 'PICTURE_SUFFIXES', 'progress', 'is_picture', 'part_of_system', 'printable', 'on_disk',
            'can_write', 'cifake_home', 'home_errors', 'place_for', 'settle_process', 'replacing', 'write_file',
-           'digest_of', 'file_digest', 'items_digest', 'arrays_digest', 'plain', 'to_json', 'json_values',
+           'digest_of', 'file_digest', 'items_digest', 'arrays_digest', 'plain', 'as_number', 'to_json', 'json_values',
            'available_cores', 'can_share', 'map_files', 'marked_training', 'other_trainings', 'show_versions',
            'project_url', 'check_detector']
 
@@ -272,6 +272,24 @@ def plain(
 )->object: # The same, in Python's own types
     "`value` with Python's own numbers and lists in place of those of NumPy, PyTorch and fastai"
     return _change_each(value, _python_value)
+
+def as_number(
+    name:str, # Of the argument, for the error
+    value:object, # Number of Python or NumPy, or an array or tensor with one element
+    kind:type=float, # `int` for a whole number
+    low:float=-math.inf, # Smallest value
+    high:float=math.inf, # Largest value
+)->float|int: # Of Python's own types
+    "`value` as a number; `ValueError` for anything else"
+    found = plain(value)
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    is_number = isinstance(found, int if kind is int else (int, float)) and not isinstance(found, bool)
+    if is_number and math.isfinite(found) and low <= found <= high:
+        return found
+    ends = [f'from {low:,}' if math.isfinite(low) else '', f'to {high:,}' if math.isfinite(high) else '']
+    what = ' '.join(filter(None, ['a whole number' if kind is int else 'a number', *ends]))
+    raise ValueError(f'`{name}` is {value!r}: give {what}.')
 
 def to_json(
     value:object, # Dictionaries, lists, text and numbers, NumPy's too; paths become text

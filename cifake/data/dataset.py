@@ -24,7 +24,7 @@ from fastcore.meta import delegates
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .core import LABELS, cifake_home, digest_of, map_files, on_disk, printable, replacing
+from .core import LABELS, as_number, cifake_home, digest_of, map_files, on_disk, printable, replacing
 from .find import find_cifake, is_demo
 from .folders import folders_in, in_words, walk_pictures
 from .layout import PARTS, label_names, label_of, objects_of, read_column, source_of
@@ -349,6 +349,12 @@ class Split:
     valid:Iterable[str]|None=None # Digests of the validation images, instead of a draw: those of an earlier run
     extra:str|Path|Iterable[str|Path]|None=None # Folder, or several, of further training pictures, as for `extra_items`
     labels:tuple|None=None # Names of the folders of generated pictures and of photographs; None: FAKE and REAL
+    def __post_init__(self):
+        found = dict(valid_pct=as_number('valid_pct', self.valid_pct), seed=as_number('seed', self.seed, int))
+        if self.subset is not None:
+            found['subset'] = as_number('subset', self.subset)
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
 # %% ../../nbs/data/dataset.ipynb #be42c833
 _OTHER_NAMES = {'aiartdata':'FAKE', 'realart':'REAL'} # Kaggle, cashbowman/ai-generated-images-vs-real-images

@@ -18,7 +18,7 @@ from matplotlib import cbook
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from .core import LABELS, OBJECTS, cifake_home, home_errors
+from .core import LABELS, OBJECTS, as_number, cifake_home, home_errors
 
 # %% ../../nbs/data/demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels
@@ -208,12 +208,6 @@ def _is_whole(folder, n, seed):
     return (folder/'groups.csv').is_file() and counts == [n]*2 + [_test_size(n)]*2
 
 # %% ../../nbs/data/demo.ipynb #6ecbab1e
-def _check_whole_number(name, value, low, high):
-    "Refuse a `value` that is no whole number from `low` to `high`"
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_whole or not low <= value <= high:
-        raise ValueError(f'`{name}` is {value!r}: give a whole number from {low:,} to {high:,}.')
-
 def _draw_into(path, n, seed):
     "Draw the set into `path`, which is new or empty, in one step"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,8 +227,8 @@ def demo_cifake(
     seed:int=42, # Seed of the crops and of the invented texture
 )->Path: # Folder that holds `train/` and `test/`
     "Draw a substitute for CIFAKE from photographs in scikit-learn and matplotlib, or use an existing one"
-    _check_whole_number('n', n, 20, 50_000)
-    _check_whole_number('seed', seed, 0, 2**32-1)
+    n = as_number('n', n, int, 20, 50_000)
+    seed = as_number('seed', seed, int, 0, 2**32-1)
     is_given = path is not None
     path = Path(path).expanduser() if is_given else cifake_home()/'demo'/f'v{_VERSION}-{n}-{seed}'
     if _is_whole(path, n, seed):

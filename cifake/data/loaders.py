@@ -24,10 +24,11 @@ from fastai.data.transforms import IntToFloatTensor
 from fastai.torch_core import TensorCategory
 from fastai.vision.augment import Normalize
 from fastai.vision.core import PILImage, TensorImage
+from fastcore.foundation import L
 from fastcore.meta import delegates
 from fasttransform import Transform
 
-from .core import LABELS, can_share, cifake_home, digest_of, map_files, replacing
+from .core import LABELS, as_number, can_share, cifake_home, digest_of, map_files, replacing
 from .dataset import Cifake, Split
 from .items import Item, as_items, item_file, item_label, item_split, items_of, training_items
 from .pictures import how_read, read_picture, to_square
@@ -125,7 +126,7 @@ def _take_split(kwargs):
 
 def _training_dls(data, items, size, bs, batch_tfms, stats, kwargs):
     "Loaders of `items` of the dataset `data`"
-    tfms = list(batch_tfms or [])
+    tfms = list(L(batch_tfms))
     if stats:
         tfms.append(Normalize.from_stats(*stats))
     bs = min(bs, sum(o.split == 'train' for o in items))
@@ -146,6 +147,8 @@ def cifake_dls(
     **kwargs:object, # Passed to `DataBlock.dataloaders`: `num_workers`, `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, size, size) and labels (bs,), 0 for FAKE and 1 for REAL
     "Training and validation loaders for the dataset at `path`; the test stays sealed"
+    size = as_number('size', size, int, 1)
+    bs = as_number('bs', bs, int, 1)
     split = _take_split(kwargs)
     data = Cifake(path, split.labels)
     items = training_items(data, split)
@@ -362,6 +365,8 @@ def memory_dls(
     **kwargs:object, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, side, side) and labels (bs,), 0 for FAKE and 1 for REAL
     "As `cifake_dls`, with all images decoded once and kept in memory"
+    size = size and as_number('size', size, int, 1)
+    bs = as_number('bs', bs, int, 1)
     split = _take_split(kwargs)
     data = Cifake(path, split.labels)
     items = training_items(data, split)

@@ -20,7 +20,7 @@ from fastai.learner import Learner
 from fastai.vision.core import TensorImage
 from scipy.stats import binomtest
 
-from ..data.core import LABELS, write_file
+from ..data.core import LABELS, as_number, write_file
 from ..data.dataset import Cifake
 from ..data.items import Item, as_items
 from ..data.loaders import cifake_of, has_items, no_test
@@ -192,7 +192,8 @@ def evaluate(
     labels:tuple|None=None, # Names of the folders of generated pictures and of photographs, where they are others
 )->Report: # Measures with their intervals, official and without leaked files
     "Measure `detector` on the sealed test; `ValueError` where it gives no probabilities or there are no images"
-    check_threshold(threshold)
+    threshold = check_threshold(threshold)
+    resamples = as_number('resamples', resamples, int, 0)
     target = target_of(detector, path, split, labels)
     predictor = as_predictor(detector)
     own = predictor.calibration

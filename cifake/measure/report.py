@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
-from ..data.core import LABELS
+from ..data.core import LABELS, as_number
 from ..data.core import to_json as json_text
 from ..data.layout import NO_OBJECTS, NO_SOURCES
 from .metrics import MEASURES, checked, intervals, measures, wilson
@@ -103,10 +103,9 @@ def _caveats(predictions):
 # %% ../../nbs/measure/report.ipynb #ecdac056
 def check_threshold(
     threshold:float|None, # None is left to whoever has a default
-)->None:
-    "`ValueError` for a threshold outside of [0, 1]"
-    if threshold is None or 0 <= threshold <= 1: return
-    raise ValueError(f'`threshold` is {threshold}: give a number from 0 to 1.')
+)->float|None: # A number of Python
+    "`threshold`; `ValueError` for one outside of [0, 1]"
+    return None if threshold is None else as_number('threshold', threshold, low=0, high=1)
 
 def report_of(
     predictions:pd.DataFrame, # `label`, `p_fake`; `object_class` and `source` for groups; `leaked` for the clean report
@@ -118,7 +117,7 @@ def report_of(
     unreadable:int=0, # Number of images that could not be read
 )->Report: # Measures with their intervals
     "The report on a table of predictions; `ValueError` for what cannot be measured"
-    check_threshold(threshold)
+    threshold = check_threshold(threshold)
     if not len(predictions): raise ValueError('There are no predictions to report on: give at least one row.')
     if not predictions.label.isin(LABELS).all():
         raise ValueError(f'Some values of `label` are not in {LABELS}: give one of them for every image.')

@@ -33,7 +33,7 @@ from fastcore.foundation import L
 from torch import nn
 
 from ..data.augment import cifake_tfms
-from ..data.core import LABELS, OBJECTS, plain
+from ..data.core import LABELS, OBJECTS, as_number
 from ..data.dataset import Cifake
 from ..data.items import Item
 from ..data.loaders import CIFAKE_STATS, cifake_block, cifake_dls, memory_dls
@@ -234,7 +234,7 @@ def find_lr(
 )->float: # Suggested peak rate
     "Suggest a learning rate by fastai's `lr_find`, in its longest valley; `ValueError` where the losses show none"
     _check_images(learn)
-    num_it = plain(num_it)
+    num_it = as_number('num_it', num_it, int, 6)
     path = learn.path
     with tempfile.TemporaryDirectory() as work, learn.no_bar(), _restored_after_error(learn):
         learn.path = Path(work)

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..data.core import items_digest, json_values, plain
+from ..data.core import as_number, items_digest, json_values, plain
 from ..data.dataset import Cifake, Split
 from ..data.items import training_items
 from ..models.registry import create_model, model_source
@@ -229,7 +229,9 @@ def search_recipe(
     refuse_several('search_recipe')
     optuna, integration = _optuna()
     chosen = get_recipe(recipe, **overrides)
-    trials, seed, subset = plain((trials, seed, subset))
+    trials = as_number('trials', trials, int, 1)
+    seed = as_number('seed', seed, int)
+    subset = plain(subset)
     space = space or dict(bs=[32, 64, 128, 256], lr=(1e-4, 3e-2, 'log'))
     _check_space(chosen, space)
     if grid and not all(isinstance(o, list) for o in space.values()):
