@@ -6,7 +6,6 @@
 __all__ = ['FACTS', 'COMMANDS', 'processor_name', 'machine_facts', 'cifake_doctor', 'cifake_demo', 'cifake']
 
 # %% ../nbs/main.ipynb #b53c6958
-import json
 import os
 import platform
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from . import __version__, cli
 from .cli import command
-from .data.core import available_cores, can_write, cifake_home, other_trainings, printable
+from .data.core import available_cores, can_write, cifake_home, other_trainings, printable, to_json
 
 # %% ../nbs/main.ipynb #d81426fb
 def processor_name()->str: # As the system calls it; '' where it does not say
@@ -125,7 +124,7 @@ def cifake_doctor(
     if json: print(_as_json(facts))
     else: print('\n'.join(f'{name:13}{value}' for name,value in facts.items()))
 
-def _as_json(values): return json.dumps(values, indent=1)
+def _as_json(values): return to_json(values)
 
 # %% ../nbs/main.ipynb #576c411d
 @command(examples="""
