@@ -49,9 +49,9 @@ def _in_bytes(values):
 
 def image_of_array(
     values:np.ndarray, # (height, width), (height, width, 1 to 4) or (1 to 4, height, width); 8 or 16 bits, or booleans
-    is_tensor:bool=False, # Take the first dimension for the channels where the last might be too
+    is_tensor:bool=False, # If the channels may be first or last, take the first
 )->Image.Image: # Of the mode that follows from the number of channels
-    "The image that an array holds; `ValueError` for one that holds none"
+    "Convert an array to an image; `ValueError` if its shape or type is not that of an image"
     shape = values.shape
     values = _with_channels_last(values, is_tensor)
     is_image = values.ndim == 2 or values.ndim == 3 and values.shape[2] in (2, 3, 4)
@@ -243,7 +243,7 @@ def _of_other(source):
 def given_as(
     source:object, # A picture in any form
 )->str|bytes|Image.Image: # Path of a file, bytes of a file, or an image
-    "What can be decoded of a picture; `ValueError` for what is no picture, which says what to give"
+    "A picture in a form that can be decoded; `ValueError` says what to give if it is no picture"
     if isinstance(source, Image.Image):
         return source
     for type_, way in ((str, _of_text), (os.PathLike, _of_path), ((bytes, bytearray), _of_bytes), (dict, _of_dict)):
@@ -301,6 +301,6 @@ def each_of(
 def one_line(
     error:BaseException, # What went wrong
 )->str: # At most 300 characters
-    "The text of an error, without the path, which stands beside it"
+    "The text of an error in one line, without its path"
     text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
     return ' '.join(text.split())[:300]

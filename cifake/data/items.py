@@ -88,7 +88,7 @@ def _is_one(sources):
 def items_of(
     sources:object, # One image, many, a folder, or a table with a column `file` and perhaps `label`
 )->list: # `Item`s
-    "Images in any form as `Item`s; `ValueError` where there are none"
+    "Images in any form as `Item`s; `ValueError` if there are none"
     if isinstance(sources, pd.DataFrame): found = _of_table(sources)
     elif isinstance(sources, (str, PathLike)) and Path(sources).is_dir():
         found = [_item_of(file) for file, error in walk_pictures(sources) if not error]
@@ -117,7 +117,7 @@ def as_items(
 # %% ../../nbs/data/items.ipynb #ba9b1dde
 def extra_items(
     folders:str|PathLike|Iterable[str|PathLike], # Folder, or several, each with `FAKE` and `REAL`, or one of them
-    labels:tuple|None=None, # Further names of the folders of generated pictures and of photographs
+    labels:tuple|None=None, # Other names of the two label folders, generated pictures first
 )->list: # `Item`s of the split `train`, their objects unknown
     "Training items from other folders"
     if isinstance(folders, (str, PathLike)):

@@ -49,7 +49,7 @@ def map_channels(
 
 # %% ../../nbs/models/sizes.ipynb #2baff01d
 def smallest_size(
-    takes:Callable, # From a size in pixels to whether it fits
+    takes:Callable, # Function from a size in pixels to whether it fits
     size:int, # A size that does not fit
     largest:int, # The largest to try
 )->int|None: # Size in pixels; None where none fits
@@ -63,10 +63,10 @@ def size_arguments(
     build:Callable, # Gives a network, from the arguments of its constructor
     name:str, # Its name, for the error
     size:int, # Side of the images in pixels
-    arguments:Callable=lambda size: [], # From a size to constructor arguments, to be tried one after the other
+    arguments:Callable=lambda size: [], # Function from a size to a list of arguments to try
     largest:int=512, # The largest size to name in an error
 )->dict: # Arguments for `build`, empty where it needs none
-    "What makes the network `name` take images of `size` pixels; `ValueError` with the smallest size where nothing does"
+    "Arguments with which the network `name` takes `size` pixels; `ValueError` names the smallest size if none do"
     plain = _built(build)
     if plain is None or size_problem(plain, size) is None: return {}
     options = arguments(size)

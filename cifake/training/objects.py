@@ -80,7 +80,7 @@ def object_dls(
     stats:tuple=CIFAKE_STATS, # Mean and deviation of each channel, pixels in [0, 1]; None adds no normalisation
     **kwargs:object, # Passed to `DataBlock.dataloaders`: `device`, `val_bs`, ...
 )->DataLoaders: # Batches of images (bs, 3, side, side) and objects (bs,), in the order of `OBJECTS`
-    "Loaders of the ten objects, from memory; the test stays sealed. `ValueError` where a share leaves no image"
+    "Loaders of the ten objects, from memory; the test stays sealed. `ValueError` if a share leaves no image"
     _check_source(source)
     _check_source(valid_source or source, 'valid_source')
     for name,share in (('real', real), ('fake', fake)):

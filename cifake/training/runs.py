@@ -55,7 +55,7 @@ class HistoryKeeper(Callback):
 
 # %% ../../nbs/training/runs.ipynb #a0bc79b5
 def read_history(
-    run:Learner|str|Path|pd.DataFrame, # `Learner` of `cifake_learner`, the folder of a run, or a table as it is
+    run:Learner|str|Path|pd.DataFrame, # `Learner` of `cifake_learner`, folder of a run, or a table, which is returned
 )->pd.DataFrame: # `epoch`, `train_loss`, `valid_loss`, a column for each metric, `seconds`
     "Losses and metrics of every epoch of `run`"
     if isinstance(run, pd.DataFrame): return run
@@ -137,7 +137,7 @@ def new_run(
     out:str|Path|None, # Folder for the run; None makes `runs/NAME-TIME`
     name:str, # Name of the recipe
 )->Iterator[Path|None]: # The folder; None in all processes but the first
-    "Make the folder of a new run and hold its lock; `FolderBusy` or `FolderTaken` where it cannot be used"
+    "Make the folder of a new run and hold its lock; `FolderBusy` or `FolderTaken` if it cannot be used"
     if rank_distrib():
         yield None
         return
