@@ -1,10 +1,12 @@
 "A detector: rows for anything, settings, streams, tiles, files written before, and the learner it came from"
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 from zipfile import ZipFile
@@ -275,3 +277,14 @@ def test_a_detector_as_a_learner(name):
     with learn.no_bar(): p = learn.get_preds(dl=learn.dls.test_dl(FILES[:20]))[0][:, 0].numpy()
     assert np.abs(p - detector.p_fake(FILES[:20])).max() < 1e-5
     assert learn.calibrated.calibration.threshold == detector.threshold
+
+
+def test_a_worker_gets_it_as_a_pickle(robust):
+    copy = pickle.loads(pickle.dumps(robust))
+    assert copy.predict(FILES[:5]).equals(robust.predict(FILES[:5]))
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_gets_it_too(robust):
+    with get_context('spawn').Pool(1) as pool: found = pool.apply(robust.predict, [FILES[:5]])
+    assert np.allclose(found.p_fake, robust.predict(FILES[:5]).p_fake, atol=1e-5)

@@ -4,15 +4,16 @@ import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard, constants, hf_hub_download
+from huggingface_hub import ModelCard, constants, errors, hf_hub_download
 from safetensors.numpy import load, save_file
 
 import cifake
 from cifake.serve.card import box_card, box_file, read_card
-from cifake.serve.hub import NAME, _hub_cache, from_hub, model_card, push_to_hub
+from cifake.serve.hub import NAME, _hub_cache, _hub_errors, from_hub, model_card, push_to_hub
 
 CARD = box_card('robust')
 COMMIT = 'a'*40
@@ -191,3 +192,9 @@ def test_a_cache_that_cannot_be_written_is_used_for_what_it_holds(monkeypatch, t
     assert _hub_cache('USER/robust') == tmp_path/'ours'/'hub'
     (tmp_path/'hub'/'models--USER--robust').mkdir(parents=True)
     assert _hub_cache('USER/robust') == tmp_path/'hub'
+
+
+def test_a_gated_model_says_how_to_get_it():
+    answer = Mock(status_code=403, headers={}, request=Mock(url='https://hub'))
+    with pytest.raises(PermissionError, match='USER/robust is gated: ask'), _hub_errors('USER/robust'):
+        raise errors.GatedRepoError('Access to model USER/robust is restricted', response=answer)

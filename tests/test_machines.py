@@ -72,6 +72,25 @@ def test_a_training_fits_in_little_memory(tmp_path):
     assert 300 < int(said.split('"megabytes": ')[1].rstrip('}')) < 2500, said
 
 
+PAGE = '''import json, urllib.request
+from cifake.all import launch_app
+app = launch_app(prevent_thread_lock=True, quiet=True, inline=False)
+ask = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+page = ask.open(app.local_url).status
+app.close(verbose=False)
+print(json.dumps(dict(page=page)))'''
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs a home in which nobody can write, root neither')
+def test_a_page_without_home_behind_a_proxy_of_an_unknown_kind_and_in_a_folder_that_is_read_only(tmp_path):
+    "As a service, in a container, or on a company's machine"
+    gone = dict.fromkeys(['CIFAKE_HOME', 'XDG_CACHE_HOME', 'NO_PROXY', 'no_proxy', 'GRADIO_TEMP_DIR'])
+    proxies = dict(HTTP_PROXY='http://127.0.0.1:9', http_proxy='http://127.0.0.1:9', ALL_PROXY='socks5://127.0.0.1:9')
+    assert on(code=PAGE, cwd='/proc', HOME='/proc/nobody', TMPDIR=str(tmp_path), **gone, **proxies) == '{"page": 200}'
+    assert any(o.name.startswith('cifake-') for o in tmp_path.iterdir())
+
+
 def test_two_runs_in_one_second_and_a_clock_that_is_set_back(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with patch('cifake.training.runs.datetime') as clock:

@@ -1,5 +1,6 @@
 "The engine on onnxruntime: the same numbers as PyTorch, and files that are refused"
 import json
+import pickle
 import subprocess
 import sys
 
@@ -28,6 +29,12 @@ def test_both_engines_give_the_same_for_any_number_of_pictures(robust):
     on_onnx = load_detector(file)
     for n in (1, 3, 7, 100): assert np.abs(on_onnx.p_fake(PIXELS[:n]) - on_torch.p_fake(PIXELS[:n])).max() < 1e-4
     assert on_onnx.calibration == on_torch.calibration and on_onnx.size == on_torch.size
+
+
+def test_a_worker_gets_it_as_a_pickle(robust):
+    on_onnx = load_detector(robust[1], threshold=0.9)
+    copy = pickle.loads(pickle.dumps(on_onnx))
+    assert (copy.p_fake(PIXELS) == on_onnx.p_fake(PIXELS)).all() and copy.threshold == 0.9
 
 
 @pytest.mark.parametrize('name, options', [

@@ -1,6 +1,8 @@
 "The engine on PyTorch: the same numbers as the learner, for every kind of network, and files that are refused"
 import json
+import sys
 from contextlib import redirect_stdout
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -110,3 +112,22 @@ def test_the_number_of_threads_is_as_before(robust):
         first()
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+SHARED = []
+
+
+def judged_by_a_fork(_): return SHARED[0](PIXELS).tolist()
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='others do not fork')
+def test_a_process_that_is_forked_after_the_first_verdicts_does_not_wait_forever(robust):
+    "As a server does that loads the detector once, then forks its workers; these may be daemons"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        SHARED[:] = [robust]
+        here = robust(PIXELS)
+        with get_context('fork').Pool(1) as pool: there = pool.map_async(judged_by_a_fork, [0]).get(60)[0]
+    finally: torch.set_num_threads(threads)
+    assert np.abs(here - there).max() < 1e-5

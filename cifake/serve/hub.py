@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from ..data.core import LABELS, place_for, project_url, to_json
 from ..measure.metrics import MEASURES
 from .card import detector_file, read_card
@@ -150,9 +152,10 @@ def _page_data(card):
     scores = card.get('scores', {}).get('test', {}).get('as it predicts') or {}
     own = card.get('dataset', {}).get('name') # only the detectors of the package have none
     dataset = f'{own or "CIFAKE"}, {scores["n"]:,} images of its test' if scores else ''
+    known = {k: v for k,v in scores.items() if isinstance(v, float) and np.isfinite(v)}
     results = [EvalResult(task_type='image-classification', dataset_type=own or 'cifake', dataset_name=dataset,
-                          dataset_split='test', metric_type=metric, metric_value=round(scores[k], 5))
-               for k,metric in dict(accuracy='accuracy', f1='f1', auc='roc_auc').items() if k in scores]
+                          dataset_split='test', metric_type=metric, metric_value=round(known[k], 5))
+               for k,metric in dict(accuracy='accuracy', f1='f1', auc='roc_auc').items() if k in known]
     return ModelCardData(library_name='cifake', license=card.get('licence', '').lower() or None,
                          pipeline_tag='image-classification', tags=['fake-image-detection', 'cifake'],
                          model_name=card['name'] if results else None, eval_results=results or None)
@@ -185,6 +188,8 @@ def _hub_errors(repo_id)->Iterator[None]:
     "One sentence for what the Hub refuses"
     from huggingface_hub import errors
     try: yield
+    except errors.GatedRepoError as e:
+        raise PermissionError(f'{repo_id} is gated: ask for access on its page, then give a `token`.') from e
     except errors.RepositoryNotFoundError as e:
         raise FileNotFoundError(f'There is no model {repo_id} on the Hub, or it is private: '
                                 'check its name, or give a `token`.') from e

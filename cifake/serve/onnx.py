@@ -73,6 +73,7 @@ class OnnxNetwork:
     ):
         _needs('onnxruntime')
         import onnxruntime
+        self.origin = Path(path).absolute(), threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4 # fatal errors only; others are raised
@@ -80,6 +81,7 @@ class OnnxNetwork:
             try: self.session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
             except Exception as e: raise ValueError(f'onnxruntime refuses it ({type(e).__name__}).') from e
             self.card = self._card()
+    def __reduce__(self): return OnnxNetwork, self.origin # a session cannot be pickled, as workers need it
     def _card(self):
         "The card in the metadata, which has to agree with inputs and outputs"
         text = self.session.get_modelmeta().custom_metadata_map.get('card')

@@ -6,6 +6,7 @@
 __all__ = ['WholeNetwork', 'TorchNetwork']
 
 # %% ../../nbs/serve/torch_network.ipynb #9f0cc2be
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from math import prod
@@ -82,6 +83,12 @@ def _fill(model, path, shapes):
     return model.eval().requires_grad_(False)
 
 # %% ../../nbs/serve/torch_network.ipynb #b57dab46
+_IMPORTED_BY = os.getpid()
+
+def _spare_threads():
+    "Compute on one core in a forked process, which waits for threads of PyTorch that only its parent has"
+    if os.getpid() != _IMPORTED_BY: torch.set_num_threads(1)
+
 class TorchNetwork:
     "The network of a detector on PyTorch: 8-bit pixels in, calibrated `p_fake` out"
     def __init__(self,
@@ -102,6 +109,7 @@ class TorchNetwork:
     def __call__(self,
         pixels:np.ndarray, # 8-bit (n, h, w, 3)
     )->np.ndarray: # (n,) probabilities of FAKE
+        _spare_threads()
         with torch.inference_mode():
             return self.whole(torch.from_numpy(pixels).to(self.device)).cpu().double().numpy()
     @contextmanager
