@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cifake.data.core._has_temporary': ('data/core.html#_has_temporary', 'cifake/data/core.py'),
                                   'cifake.data.core._is_held': ('data/core.html#_is_held', 'cifake/data/core.py'),
                                   'cifake.data.core._json_value': ('data/core.html#_json_value', 'cifake/data/core.py'),
+                                  'cifake.data.core._numpy_free': ('data/core.html#_numpy_free', 'cifake/data/core.py'),
                                   'cifake.data.core._private_folder': ('data/core.html#_private_folder', 'cifake/data/core.py'),
                                   'cifake.data.core._python_value': ('data/core.html#_python_value', 'cifake/data/core.py'),
                                   'cifake.data.core._temporary_home': ('data/core.html#_temporary_home', 'cifake/data/core.py'),

@@ -193,6 +193,13 @@ def test_plain_values_are_of_pythons_own_types():
     assert [type(o) for o in (found['a'], found['b'], found['b'][0], found['c'])] == [float, tuple, int, list]
 
 
+def test_tensors_of_a_checkpoint_stay_tensors():
+    step = torch.tensor(3.)
+    assert plain(dict(step=step)) == dict(step=3.0)
+    kept = plain(dict(step=step, n=np.int64(2)), tensors=False)
+    assert kept['step'] is step and type(kept['n']) is int
+
+
 def test_json_has_no_nan():
     value = dict(a=[float('nan'), np.float64('inf'), 1.5], b={np.int64(3): Path('x/y')}, c=True, d=10**20)
     strict = json.loads(to_json(value), parse_constant=lambda o: pytest.fail(f'{o} is not JSON'))

@@ -255,10 +255,12 @@ def _change_each(value, change):
         return [_change_each(o, change) for o in value]
     return change(value)
 
+def _numpy_free(value): return value.item() if isinstance(value, np.generic) else value
+
 def _python_value(value):
     "`value`, or the number in a NumPy number or in a tensor with one element"
-    is_number = isinstance(value, np.generic) or hasattr(value, 'numel') and value.numel() == 1
-    return value.item() if is_number else value
+    is_single = hasattr(value, 'numel') and value.numel() == 1
+    return value.item() if is_single else _numpy_free(value)
 
 def _json_value(value):
     value = _python_value(value)
@@ -269,9 +271,10 @@ def _json_value(value):
 
 def plain(
     value:object, # Any value; dictionaries, lists and tuples are searched
+    tensors:bool=True, # Make numbers of tensors with one element, too
 )->object: # The same, in Python's own types
     "`value` with Python's own numbers and lists in place of those of NumPy, PyTorch and fastai"
-    return _change_each(value, _python_value)
+    return _change_each(value, _python_value if tensors else _numpy_free)
 
 def as_number(
     name:str, # Of the argument, for the error

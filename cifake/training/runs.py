@@ -251,7 +251,7 @@ def keep_checkpoint(self:RunKeeper)->None:
         epoch=learn.epoch + 1,
         rows=learn.history.rows,
         flops=learn.compute_counter.flops)
-    with replacing(self.folder/'checkpoint.pt') as part: torch.save(plain(state), part)
+    with replacing(self.folder/'checkpoint.pt') as part: torch.save(plain(state, tensors=False), part)
 
 @patch
 def restore(self:RunKeeper,
