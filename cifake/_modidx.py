@@ -303,6 +303,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cifake.data.loaders._forget_arrays': ('data/loaders.html#_forget_arrays', 'cifake/data/loaders.py'),
                                      'cifake.data.loaders._items_of': ('data/loaders.html#_items_of', 'cifake/data/loaders.py'),
                                      'cifake.data.loaders._pixels': ('data/loaders.html#_pixels', 'cifake/data/loaders.py'),
+                                     'cifake.data.loaders._pixels_as_listed': ( 'data/loaders.html#_pixels_as_listed',
+                                                                                'cifake/data/loaders.py'),
                                      'cifake.data.loaders._plain': ('data/loaders.html#_plain', 'cifake/data/loaders.py'),
                                      'cifake.data.loaders._read_array': ('data/loaders.html#_read_array', 'cifake/data/loaders.py'),
                                      'cifake.data.loaders._read_image': ('data/loaders.html#_read_image', 'cifake/data/loaders.py'),

@@ -351,6 +351,19 @@ def test_decoded_pixels_belong_to_the_pillow_that_decoded_them(small):
     assert ours != theirs and ours == ImageStore(small).file
 
 
+def test_a_file_that_changed_or_vanished_after_it_was_listed_is_left_out(small, home):
+    data = Cifake(small)
+    gone, other, *_ = [data.root/o for o in data.items.path[data.items.split == 'train']]
+    gone.unlink()
+    shutil.copy(data.root/data.items.path.iloc[-1], other)
+    messages, dls = said(lambda: memory_dls(data, bs=4))
+    assert '2 image(s) were changed or removed' in ' '.join(messages)
+    assert {gone, other}.isdisjoint(o.file for o in [*dls.train.items, *dls.valid.items])
+    assert len(images_of(in_order(dls.train))) == len(dls.train.items)
+    messages, _ = said(lambda: memory_dls(Cifake(small), bs=4))
+    assert 'changed or removed' not in ' '.join(messages)  # what is listed anew is whole
+
+
 def test_a_loader_without_a_store_reads_files(held):
     loader = held.valid.new(store=None)
     assert isinstance(loader, MemoryDL) and loader.rows is None

@@ -1,13 +1,18 @@
 "Pictures: every kind that people have is read to 8-bit RGB, and everything else is refused in a sentence"
 import io
 import os
+from configparser import ConfigParser
+from unittest.mock import patch
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, JpegImagePlugin
 
+from check import ROOT
 from cifake.data.demo import demo_cifake
 from cifake.data.pictures import (
+    _LEAST_PILLOW,
+    _decoders,
     as_jpeg,
     check_way,
     how_read,
@@ -207,3 +212,63 @@ def test_how_files_are_read_names_what_it_depends_on(monkeypatch):
     assert how_read() != before
     monkeypatch.setattr('cifake.data.pictures.PILLOW', '99.0')
     assert 'Pillow 99.0' in how_read()
+
+
+def test_an_old_pillow_is_named_and_nothing_is_called_damaged(monkeypatch):
+    monkeypatch.setattr('cifake.data.pictures.PILLOW', '9.5.0')
+    with pytest.raises(ValueError, match=r'Pillow 9\.5\.0 is older than'): read_picture(np.zeros((9, 9), np.uint8))
+
+
+def test_the_least_pillow_is_that_of_the_requirements():
+    settings = ConfigParser(interpolation=None)
+    settings.read(ROOT/'settings.ini', encoding='utf-8')
+    assert f'pillow>={_LEAST_PILLOW}' in settings['DEFAULT']['requirements'].split()
+
+
+@pytest.mark.parametrize('change', [
+    ('cifake.data.pictures.MAX_BYTES', 9), ('cifake.data.pictures.MAX_PIXELS', {}), ('PIL.Image.MAX_IMAGE_PIXELS', 9),
+    ('cifake.data.pictures.can_read', lambda kind: kind == 'JPEG'), ('PIL.features.version', lambda name: 'another')])
+def test_how_files_are_read_follows_limits_decoders_and_extras(change, monkeypatch):
+    _decoders.cache_clear()
+    before = how_read()
+    _decoders.cache_clear()
+    monkeypatch.setattr(*change)
+    assert how_read() != before
+    _decoders.cache_clear()
+
+
+def test_want_of_memory_is_no_verdict_about_a_file(tmp_path):
+    file = tmp_path/'a.png'
+    file.write_bytes(encoded(Image.new('L', (9, 9)), 'PNG'))
+    with patch('cifake.data.pictures._prepared', side_effect=MemoryError):
+        assert inspect_picture(file) == ('', 0, 0, 'This file cannot be read: This picture does not fit into memory.')
+    assert inspect_picture(file)[1:] == (9, 9, '')
+
+
+@pytest.mark.parametrize('head, said', [
+    (b'<!DOCTYPE html>', 'a web page'), (b'%PDF-1.7', 'a PDF document'), (b'PK\3\4', 'a zip archive'),
+    (b'\0\0\0\x18ftypisom\0\0\0\0isomiso2', 'a film'), (b'version https://git-lfs.github.com/spec/v1', 'Git LFS'),
+    (b'\0\0\0\x0cjP  \r\n', 'JPEG 2000'), (b'\0\5\x16\7\0', 'macOS'), (b'{"a": 1}', 'JSON')])
+def test_what_is_another_kind_of_file_is_named(head, said):
+    with pytest.raises(ValueError, match='no picture of a known format') as caught: read_picture(head + bytes(99))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize('kind, head, said', [
+    ('HEIF', b'\0\0\0\x1cftypheic\0\0\0\0mif1heic', r'cifake\[heic\]'),
+    ('AVIF', b'\0\0\0\x1cftypavif', 'Pillow cannot read')])
+def test_a_format_without_its_reader_says_what_to_install(kind, head, said, monkeypatch):
+    monkeypatch.setattr('cifake.data.containers.can_read', lambda o: o != kind)
+    with pytest.raises(ValueError, match=said): read_picture(head + bytes(99))
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_one_sentence(tmp_path):
+    file = tmp_path/'a.jpg'
+    file.write_bytes(encoded(Image.effect_noise((300, 300), 90), 'JPEG'))
+    real = JpegImagePlugin.JpegImageFile
+
+    def cut(*args, **kwargs):
+        os.truncate(file, 900)
+        return real(*args, **kwargs)
+    with patch('cifake.data.pictures.JpegImagePlugin.JpegImageFile', cut), pytest.raises(ValueError, match='cut short'):
+        read_picture(file)

@@ -197,12 +197,16 @@ def test_dl(
     return dls.test_dl(as_items(data.test, data.root), with_labels=True, **kwargs)
 
 # %% ../../nbs/data/loaders.ipynb #8253f500
-def _pixels(pair, size=None):
-    "Bytes of an image, given its digest and file, as `cifake_dls` would read it; None where the file has changed"
+def _pixels(source, size=None):
+    "Bytes of an image, rows, columns, channels, as `cifake_dls` would read it"
+    return np.asarray(_read_image(source, size)).tobytes()
+
+def _pixels_as_listed(pair, size=None):
+    "Bytes of an image, given its digest and file; None where the file has changed or is gone"
     digest, file = pair
     try:
         data = Path(file).read_bytes()
-        return np.asarray(_read_image(data, size)).tobytes() if digest_of(data) == digest else None
+        return _pixels(data, size) if digest_of(data) == digest else None
     except (OSError, ValueError, MemoryError):
         return None
 
@@ -241,7 +245,7 @@ def _read_array(file, shape):
 
 def _rows(pictures, side, size, changed):
     "Bytes of each of `pictures`; black for those whose digest is added to `changed`, since their file has changed"
-    found = map_files(partial(_pixels, size=size), pictures, 'decoding images')
+    found = map_files(partial(_pixels_as_listed, size=size), pictures, 'decoding images')
     for (digest, _), row in zip(pictures, found, strict=True):
         if row is None:
             changed.append(digest)

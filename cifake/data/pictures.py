@@ -193,8 +193,8 @@ def _check_pillow(installed):
     "Refuse a Pillow that lacks what is used here"
     def numbers(version): return [int(o) for o in version.split('.')[:2]]
     if numbers(installed) < numbers(_LEAST_PILLOW):
-        raise ImportError(f'Pillow {installed} is older than {_LEAST_PILLOW}, which cifake needs to read pictures: '
-                          'run `pip install -U pillow`, and begin again.')
+        raise ValueError(f'Pillow {installed} is older than {_LEAST_PILLOW}, which cifake needs to read pictures: '
+                         'run `pip install -U pillow`, and begin again.')
 
 def _of_image(image, side):
     "The `Picture` of an image of PIL, which stays as it is"
