@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cifake.data import demo
+from cifake.data.core import OBJECTS
 from cifake.data.dataset import Cifake, read_items
 from cifake.data.demo import demo_cifake
 
@@ -82,9 +83,28 @@ def test_half_a_set_is_not_taken_for_a_whole_one(tmp_path):
 def test_another_process_may_draw_the_same_set(tmp_path):
     alone = demo._draw_set
 
-    def draw_beside_another(work, n, seed):
-        alone(work, n, seed)
+    def draw_beside_another(work, *kind):
+        alone(work, *kind)
         shutil.copytree(work, tmp_path/'both')
     with patch.object(demo, '_draw_set', draw_beside_another):
         assert demo_cifake(tmp_path/'both', n=20) == tmp_path/'both'
-    assert demo._is_whole(tmp_path/'both', 20, 42)
+    assert demo._is_whole(tmp_path/'both', 20, 42, False)
+
+
+def test_the_second_form_has_three_generators_and_two_cameras(tmp_path):
+    items = read_items(demo_cifake(tmp_path/'set', n=20, sources=True))
+    counts = items[items.split == 'train'].groupby(['label', 'source']).size()
+    assert counts.groupby('label').agg(['size', 'sum']).to_numpy().tolist() == [[3, 20], [2, 20]]
+    assert set(items.object_class) == set(OBJECTS) and (items.group != '').all()
+    plain = read_items(demo_cifake(n=20))
+    shared = items.source.isin(['texture', 'neutral camera'])
+    assert set(items.digest[shared]) <= set(plain.digest)  # the others are changed
+    assert not set(items.digest[~shared]) & set(plain.digest)
+    assert len(set(items.digest)) == len(set(plain.digest))  # the flaw is there too
+
+
+def test_a_set_of_one_form_is_not_taken_for_the_other(tmp_path):
+    folder = demo_cifake(tmp_path/'set', n=20, sources=True)
+    assert demo_cifake(folder, n=20, sources=True) == folder
+    with pytest.raises(ValueError, match='n=20, seed=42 and sources=False'): demo_cifake(folder, n=20)
+    assert demo_cifake(n=20) != demo_cifake(n=20, sources=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib import cbook
-from PIL import Image
+from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_image
 
 from .core import LABELS, OBJECTS, as_number, cifake_home, home_errors
@@ -124,6 +124,26 @@ def _decode(rng, images):
     pixels = fake.round().clip(0, 255).astype(np.uint8)
     return np.moveaxis(pixels, 1, -1)
 
+# %% ../../nbs/data/demo.ipynb #878704d3
+def _checkered(image):
+    "`image` with a faint checkerboard, as transposed convolutions leave it"
+    board = 6*(np.indices(image.shape[:2]).sum(0) % 2) - 3
+    return (image.astype(int) + board[..., None]).clip(0, 255).astype(np.uint8)
+
+def _smoothed(image):
+    "`image` without its finest texture"
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.8)))
+
+def _warm(image):
+    "`image` with a warmer white balance"
+    return (image*[1.06, 1, 0.92]).clip(0, 255).astype(np.uint8)
+
+def _unchanged(image): return image
+
+_SOURCES = {
+    'FAKE': [('texture', _unchanged), ('checkers', _checkered), ('smooth', _smoothed)],
+    'REAL': [('neutral camera', _unchanged), ('warm camera', _warm)]}
+
 # %% ../../nbs/data/demo.ipynb #1cd4bda7
 def _draw_class(photos, number, split, count, seed):
     "`count` FAKE and `count` REAL images of class `number` for `split` (0: train, 1: test), and the block of each"
@@ -147,7 +167,7 @@ def _file_name(split, label, number, position):
     stem = f'{position}' if (split, label) == ('test', 'FAKE') else f'{position:04d}'
     return f'{stem}.jpg' if number == 0 else f'{stem} ({number+1}).jpg'
 
-def _draw_object(photos, number, n, seed):
+def _draw_object(photos, number, n, seed, sources):
     "Path, pixels and block of each image of class `number`"
     def draw(split, total):
         share = (total + 9 - number)//10
@@ -160,22 +180,27 @@ def _draw_object(photos, number, n, seed):
         for label in LABELS:
             for i, block in enumerate(blocks):
                 name = _file_name(split, label, number, i)
-                yield f'{split}/{label}/{name}', images[label][i], block
+                image, folder = images[label][i], f'{split}/{label}'
+                if sources:
+                    source, change = _SOURCES[label][(number+i) % len(_SOURCES[label])]
+                    image, folder = change(image), f'{folder}/{source}'
+                yield f'{folder}/{name}', image, block
 
-def _draw_set(folder, n, seed):
+def _draw_set(folder, n, seed, sources):
     "Write a whole set into the new `folder`"
     photos = _photographs()
     groups = []
     for split, label in product(('train', 'test'), LABELS):
-        (folder/split/label).mkdir(parents=True)
+        for source, _ in _SOURCES[label] if sources else [('', None)]:
+            (folder/split/label/source).mkdir(parents=True)
     for number in range(len(OBJECTS)):
-        for path, image, block in _draw_object(photos, number, n, seed):
+        for path, image, block in _draw_object(photos, number, n, seed, sources):
             Image.fromarray(image).save(folder/path, quality=75)
             groups.append((path, block))
     table = pd.DataFrame(groups, columns=['path', 'group'])
     table.sort_values('path').to_csv(folder/'groups.csv', index=False)
     (folder/'ABOUT.txt').write_text(_ABOUT, encoding='utf-8')
-    (folder/'.cifake-demo').write_text(_mark(n, seed), encoding='utf-8')
+    (folder/'.cifake-demo').write_text(_mark(n, seed, sources), encoding='utf-8')
 
 # %% ../../nbs/data/demo.ipynb #aabdfc1a
 _ABOUT = """Stand-in for CIFAKE, drawn by cifake.demo_cifake.
@@ -188,54 +213,55 @@ grace_hopper.jpg, in matplotlib: public domain (US Navy),
   https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
 """
 
-def _mark(n, seed):
+def _mark(n, seed, sources):
     "The text that identifies a set"
-    return f'version {_VERSION}, n={n}, seed={seed}\n'
+    return f'version {_VERSION}, n={n}, seed={seed}{", sources" if sources else ""}\n'
 
 def _test_size(n):
     "Test images for each label: a quarter of `n`, and one of each class at the least"
     return max(n//4, len(OBJECTS))
 
-def _is_whole(folder, n, seed):
+def _is_whole(folder, n, seed, sources):
     "Whether `folder` holds this very set, no image more or less"
     mark = folder/'.cifake-demo'
-    if not mark.is_file() or mark.read_text(encoding='utf-8') != _mark(n, seed):
+    if not mark.is_file() or mark.read_text(encoding='utf-8') != _mark(n, seed, sources):
         return False
-    try:
-        counts = [len(os.listdir(folder/split/label)) for split in ('train', 'test') for label in LABELS]
-    except OSError:
-        return False
+    parts = [folder/split/label for split in ('train', 'test') for label in LABELS]
+    counts = [sum(len(files) for _, _, files in os.walk(o)) for o in parts]
     return (folder/'groups.csv').is_file() and counts == [n]*2 + [_test_size(n)]*2
 
 # %% ../../nbs/data/demo.ipynb #6ecbab1e
-def _draw_into(path, n, seed):
+def _draw_into(path, *kind):
     "Draw the set into `path`, which is new or empty, in one step"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.drawing-') as work:
-        _draw_set(Path(work)/'set', n, seed)
+        _draw_set(Path(work)/'set', *kind)
         try:
             if path.exists():
                 path.rmdir() # Windows renames onto nothing
             os.rename(Path(work)/'set', path)
         except OSError:
-            if not _is_whole(path, n, seed): # if it is, another process drew it meanwhile
+            if not _is_whole(path, *kind): # if it is, another process drew it meanwhile
                 raise
 
 def demo_cifake(
     path:str|os.PathLike|None=None, # New or empty folder to draw into; None for one in `cifake_home()`
     n:int=2000, # Training images for each label, from 20 to 50,000; a quarter as many for the test
     seed:int=42, # Seed of the crops and of the invented texture
+    sources:bool=False, # Three generators and two cameras, each in a folder below its label
 )->Path: # Folder that holds `train/` and `test/`
     "Draw a substitute for CIFAKE from photographs in scikit-learn and matplotlib, or use an existing one"
     n = as_number('n', n, int, 20, 50_000)
     seed = as_number('seed', seed, int, 0, 2**32-1)
     is_given = path is not None
-    path = Path(path).expanduser() if is_given else cifake_home()/'demo'/f'v{_VERSION}-{n}-{seed}'
-    if _is_whole(path, n, seed):
+    name = f'v{_VERSION}-{n}-{seed}{"-sources" if sources else ""}'
+    path = Path(path).expanduser() if is_given else cifake_home()/'demo'/name
+    kind = n, seed, bool(sources)
+    if _is_whole(path, *kind):
         return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f'{path} is not empty and holds no whole demo set of n={n} and seed={seed}: '
-                         'name another folder, or remove it.')
+        raise ValueError(f'{path} is not empty and holds no whole demo set of n={n}, seed={seed} and '
+                         f'sources={bool(sources)}: name another folder, or remove it.')
     with nullcontext() if is_given else home_errors():
-        _draw_into(path, n, seed)
+        _draw_into(path, *kind)
     return path
