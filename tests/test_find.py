@@ -104,6 +104,11 @@ def test_a_zip_without_a_dataset_says_what_it_lacks(home, tmp_path, entry):
     with pytest.raises(ValueError, match='has no train/FAKE'): find_cifake(bad_zip(tmp_path, entry))
 
 
+def test_an_empty_zip_lacks_a_dataset(home, tmp_path):
+    zipfile.ZipFile(tmp_path/'none.zip', 'w').close()
+    with pytest.raises(ValueError, match='has no train/FAKE'): find_cifake(tmp_path/'none.zip')
+
+
 @pytest.mark.parametrize('damage', [slice(200, 400), slice(2000, None)], ids=['a hole', 'cut short'])
 def test_a_damaged_zip_leaves_nothing_behind(home, archive, damage):
     data = bytearray(archive.read_bytes())

@@ -92,6 +92,7 @@ def _unpack(archive, target):
     "Unpack `archive` to the new folder `target`, in one step"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        (Path(work)/'content').mkdir() # also for an empty archive
         _extract(archive, Path(work)/'content')
         try:
             os.rename(Path(work)/'content', target)
