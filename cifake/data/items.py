@@ -91,7 +91,7 @@ def items_of(
     "Images in any form as `Item`s; `ValueError` if there are none"
     if isinstance(sources, pd.DataFrame): found = _of_table(sources)
     elif isinstance(sources, (str, PathLike)) and Path(sources).is_dir():
-        found = [_item_of(file) for file, error in walk_pictures(sources) if not error]
+        found = [_item_of(Path(file)) for file, error in walk_pictures(sources) if not error]
     else: found = [_item_of(o) for o in ([sources] if _is_one(sources) else sources)]
     if not found: raise ValueError('There are no images to predict: give one file, or a list of files.')
     missing = next((i for i, o in enumerate(found) if o.file is None or o.file is pd.NA), None)
