@@ -1,4 +1,6 @@
 "What is measured, on which images, for anything that predicts; McNemar's test and means over seeds"
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -258,3 +260,11 @@ def test_seeds_are_shown_by_mean_and_deviation(coin):
 
 def test_an_unknown_measure_is_refused():
     with pytest.raises(ValueError, match="no measure 'speed'"): over_seeds({}, ['speed'])
+
+
+def test_files_that_are_gone_since_they_were_listed_are_counted(tmp_path):
+    data = Cifake(shutil.copytree(demo_cifake(n=60), tmp_path/'set'))
+    n = len(data.test)
+    next((data.root/'test'/'FAKE').iterdir()).unlink()
+    report = evaluate(lambda files: np.full(len(files), 0.5), data, resamples=0)
+    assert (report.n, report.unreadable) == (n - 1, 1)

@@ -405,3 +405,17 @@ def test_an_item_is_what_the_loader_was_made_of(dls):
     loader = dls.train.new()
     list(loader)
     assert sorted(loader.taken) == list(range(len(dls.train_ds)))
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_training_goes_on_without_a_file_that_is_gone(tmp_path, workers):
+    dls = cifake_dls(shutil.copytree(demo_cifake(n=60), tmp_path/'set'), bs=8, num_workers=workers)
+    Path(dls.train.items[0].file).unlink()
+    dls.train.drop_last = False
+    assert sum(len(y) for _, y in dls.train) == len(dls.train.items) - 1
+
+
+def test_a_measurement_does_not_go_on_without_a_file(tmp_path):
+    dls = cifake_dls(shutil.copytree(demo_cifake(n=60), tmp_path/'set'), bs=8, num_workers=0)
+    Path(dls.valid.items[0].file).unlink()
+    with pytest.raises(FileNotFoundError): list(dls.valid)

@@ -114,6 +114,12 @@ class ItemDL(TfmdDL):
     def get_idxs(self)->list:
         self.taken = super().get_idxs()
         return self.taken
+    def do_item(self, s:int|None)->tuple|None:
+        "The item at `s`; in training, None for a file that is gone since it was listed, which leaves it out"
+        try: return super().do_item(s)
+        except FileNotFoundError as e:
+            if not self.shuffle: raise
+            warnings.warn(f'{e.filename} is gone since the files were listed: it is left out.', stacklevel=2)
     def new(self, dataset:object=None, cls:type|None=None, **kwargs:object)->TfmdDL:
         "Like this one; without `shuffle` it is for predictions, and does not augment"
         if kwargs.get('shuffle') is False:

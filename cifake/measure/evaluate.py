@@ -7,8 +7,9 @@ __all__ = ['DEMO_NOTE', 'Predictor', 'LearnerPredictor', 'FunctionPredictor', 'a
            'calibration_of', 'evaluate', 'calibrate', 'mcnemar', 'over_seeds']
 
 # %% ../../nbs/measure/evaluate.ipynb #fb64624a
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -148,6 +149,12 @@ def _valid_target(detector):
                          'of each image: measure this learner on `test`.')
     return Target(dls.valid.items, cifake_of(dls))
 
+def _present(target):
+    "The target without files that are gone since they were listed, which count as unreadable"
+    there = [o for o in target.items if os.path.exists(o.file)]
+    gone = len(target.items) - len(there)
+    return replace(target, items=there, unreadable=target.unreadable + gone)
+
 def target_of(
     detector:object, # fastai `Learner`, or any other `Predictor` where `path` is given
     path:str|PathLike|None=None, # Folder or zip of the dataset, or a `Cifake`; None uses the learner's own
@@ -165,7 +172,7 @@ def target_of(
     unreadable = int((data.test.error != '').sum())
     if unreadable == len(data.test):
         raise ValueError(no_test(data))
-    return Target(as_items(data.test, data.root), data, known, unreadable)
+    return _present(Target(as_items(data.test, data.root), data, known, unreadable))
 
 # %% ../../nbs/measure/evaluate.ipynb #dd180377
 def _note(target, split, calibration, threshold):
