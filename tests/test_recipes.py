@@ -99,7 +99,7 @@ def test_a_file_that_is_no_recipe_is_refused(text, words):
     with pytest.raises(ValueError, match=words): recipe_from_json(text)
 
 
-@pytest.mark.parametrize('number', [np.int64, np.int16, torch.tensor], ids=str)
+@pytest.mark.parametrize('number', [np.int64, np.int16, torch.tensor], ids=lambda kind: kind.__name__)
 def test_numbers_of_other_libraries_are_fields(number):
     recipe = get_recipe('quick', bs=number(64), lr=number(1), size=number(48))
     assert (recipe.bs, recipe.size, type(recipe.bs)) == (64, 48, int)
