@@ -163,6 +163,7 @@ WORKS = dict(
     history=lambda o, d, f: read_history(o).train_loss, plot_history=lambda o, d, f: [len(plot_history(o))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', WORKS)
 def test_a_loaded_learner_gives_what_the_first_one_did(loaded, demo, files, name):
     first, again = (np.asarray(WORKS[name](o, demo, files), float) for o in loaded)

@@ -147,6 +147,7 @@ def test_a_list_that_is_none_says_so(call, mixed):
         assert status == 1 and said in error and len(error.splitlines()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs /dev/full')
 @pytest.mark.parametrize('output, status, said', [
     ('>&-', 0, ''), ('2>&-', 0, ''), ('<&-', 0, ''), ('> /dev/full', 1, 'No space left'), ('| head -c 0', 0, '')])
