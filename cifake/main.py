@@ -16,7 +16,8 @@ from pathlib import Path
 
 from . import __version__, cli
 from .cli import command
-from .data.core import available_cores, can_write, cifake_home, other_trainings, printable, to_json
+from .data.core import available_cores, can_write, cifake_home, other_trainings, printable
+from .data.numbers import to_json
 
 # %% ../nbs/main.ipynb #d81426fb
 def processor_name()->str: # As the system calls it; '' where it does not say

@@ -20,7 +20,6 @@ from packaging.requirements import Requirement
 from check import ROOT
 from cifake.data.core import (
     _too_old,
-    as_number,
     available_cores,
     can_share,
     can_write,
@@ -29,18 +28,16 @@ from cifake.data.core import (
     file_digest,
     home_errors,
     items_digest,
-    json_values,
     map_files,
     place_for,
-    plain,
     project_url,
     replacing,
     settle_process,
     show_versions,
-    to_json,
     write_file,
 )
 from cifake.data.demo import demo_cifake
+from cifake.data.numbers import as_number, json_values, plain, to_json
 from conftest import clean_env
 
 
@@ -271,7 +268,7 @@ def test_one_number_of_any_library_is_a_number_of_python(value):
 def test_json_is_written_in_one_place():
     "`to_json`, which writes no NaN; the others use it"
     writers = [o.name for o in (ROOT/'cifake').rglob('*.py') if 'json.dump' in o.read_text(encoding='utf-8')]
-    assert writers == ['core.py']
+    assert writers == ['numbers.py']
 
 
 @pytest.mark.parametrize('value', [3, np.int16(3), np.array([3]), torch.tensor(3), torch.tensor([3])], ids=repr)

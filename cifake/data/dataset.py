@@ -24,10 +24,11 @@ from fastcore.meta import delegates
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .core import LABELS, as_number, cifake_home, digest_of, map_files, on_disk, printable, replacing
+from .core import LABELS, cifake_home, digest_of, map_files, on_disk, printable, replacing
 from .find import find_cifake, is_demo
 from .folders import folders_in, in_words, walk_pictures
 from .layout import PARTS, label_names, label_of, objects_of, read_column, source_of
+from .numbers import as_number
 from .pictures import how_read, inspect_picture
 
 # %% ../../nbs/data/dataset.ipynb #ebc81482
@@ -78,6 +79,7 @@ def _listing(root, labels=None):
             rows.append((path, split, label, *_look(file), fault))
     return pd.DataFrame(sorted(rows), columns=['path', 'split', 'label', 'size', 'changed', 'fault']), left_out
 
+# %% ../../nbs/data/dataset.ipynb #22af1892
 def _cache_files(root):
     "Where the table of `root` may be cached, best first"
     key = digest_of(str(root.resolve()), 8)
@@ -179,6 +181,7 @@ class Cifake(os.PathLike):
         "Whether its files are named as CIFAKE's are, so that their objects are known"
         return bool((self.items.object_class != 'unknown').any())
 
+# %% ../../nbs/data/dataset.ipynb #39222be2
 @patch(cls_method=True)
 def at(cls:Cifake,
     path:str|os.PathLike|None, # As for `Cifake`
@@ -311,6 +314,7 @@ def _one_of_each(distinct, drawn):
             chosen[np.flatnonzero(of_label)[0]] = n == 0
     return distinct.index[chosen]
 
+# %% ../../nbs/data/dataset.ipynb #694c1370
 def split_items(
     items:pd.DataFrame, # Table from `read_items`
     valid_pct:float=0.1, # Share of `train/` kept for validation, in (0, 1)

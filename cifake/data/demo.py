@@ -18,7 +18,8 @@ from matplotlib import cbook
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_image
 
-from .core import LABELS, OBJECTS, as_number, cifake_home, home_errors
+from .core import LABELS, OBJECTS, cifake_home, home_errors
+from .numbers import as_number
 
 # %% ../../nbs/data/demo.ipynb #74aa436a
 _SIZE = 32 # Side of an image, in pixels

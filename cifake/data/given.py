@@ -112,6 +112,7 @@ def _of_address(text, scheme):
         raise ValueError(WEB_ADDRESS)
     raise ValueError(f'This is an address of the kind `{scheme}:`: download it, and give the file.')
 
+# %% ../../nbs/data/given.ipynb #a3150630
 _NO_PATH = (
     re.compile(r".*\0|\s*[<{\[]|b['\"]"), # web pages, JSON, lists, the text of bytes
     re.compile(r'[A-Za-z0-9+/_-]{64,}={0,2}$')) # base64

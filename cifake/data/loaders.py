@@ -28,9 +28,10 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from fasttransform import Transform
 
-from .core import LABELS, as_number, can_share, cifake_home, digest_of, map_files, replacing
+from .core import LABELS, can_share, cifake_home, digest_of, map_files, replacing
 from .dataset import Cifake, Split
 from .items import Item, as_items, item_file, item_label, item_split, items_of, training_items
+from .numbers import as_number
 from .pictures import how_read, read_picture, to_square
 
 # %% ../../nbs/data/loaders.ipynb #a6bd8226

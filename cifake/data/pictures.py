@@ -137,6 +137,7 @@ def _check_pixels(image):
         raise Refused(f'This picture has {width}x{height} pixels, more than the {most/1e6:.0f} million '
                        'that are read at most of its kind: make it smaller.')
 
+# %% ../../nbs/data/pictures.ipynb #f031b228
 @contextmanager
 def _one_sentence(file, kind):
     "Say in a sentence what Pillow finds wrong"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from ..data.core import to_json
+from ..data.numbers import to_json
 from .metrics import checked, wilson
 
 # %% ../../nbs/measure/calibration.ipynb #234fadb0

@@ -21,10 +21,11 @@ from fastai.learner import Learner
 from fastai.vision.core import TensorImage
 from scipy.stats import binomtest
 
-from ..data.core import LABELS, as_number, write_file
+from ..data.core import LABELS, write_file
 from ..data.dataset import Cifake
 from ..data.items import Item, as_items
 from ..data.loaders import cifake_of, has_items, no_test
+from ..data.numbers import as_number
 from .calibration import Calibration, find_calibration
 from .learners import Calibrated, two_columns, weights_digest
 from .metrics import MEASURES, checked

@@ -20,9 +20,10 @@ from matplotlib.axes import Axes
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
 
-from ..data.core import LABELS, as_number
-from ..data.core import to_json as json_text
+from ..data.core import LABELS
 from ..data.layout import NO_OBJECTS, NO_SOURCES
+from ..data.numbers import as_number
+from ..data.numbers import to_json as json_text
 from .metrics import MEASURES, checked, intervals, measures, wilson
 
 # %% ../../nbs/measure/report.ipynb #5ce4a16c

@@ -127,6 +127,7 @@ def _row(fake, p, threshold):
     row |= _recalls(fake, p, threshold) | dict(auc=found['auc'], best_threshold=best)
     return row | {f'best_{k}': at_best[k] for k in ('accuracy', 'recall', 'recall_real')}
 
+# %% ../../nbs/measure/robustness.ipynb #ac0811d4
 def _groups_of(items, by):
     "Which of `items` make up each part of the table: all of them, and those of each label and source"
     everything = np.ones(len(items), bool)

@@ -223,6 +223,7 @@ def build_whole(
             raise
         raise ValueError(f'The network {name!r} cannot be built with {kwargs}: {e}.') from e
 
+# %% ../../nbs/models/registry.ipynb #fefcaeae
 def network_size_arguments(
     name:str, # Name of a network
     size:int|None, # Side of its images in pixels; None asks for nothing

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..data.core import arrays_digest, json_values
+from ..data.core import arrays_digest
+from ..data.numbers import json_values
 
 # %% ../../nbs/serve/card.ipynb #4ab5eb93
 BOX = files('cifake')/'pretrained'

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..data.core import available_cores, to_json, write_file
+from ..data.core import available_cores, write_file
 from ..data.given import each_of, one_line
+from ..data.numbers import to_json
 from ..data.pictures import check_way, read_picture, to_square
 from ..measure.calibration import Calibration
 from .card import box_card, box_file, detector_card, detector_file, with_suffix

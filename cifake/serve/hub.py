@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.core import LABELS, place_for, project_url, to_json
+from ..data.core import LABELS, place_for, project_url
+from ..data.numbers import to_json
 from ..measure.metrics import MEASURES
 from .card import detector_file, read_card
 from .detector import Detector, load_detector
@@ -146,6 +147,7 @@ def _facts(card):
         'Versions': versions}
     return {k: ' '.join(str(v).split()) for k,v in facts.items() if v not in (None, '')}
 
+# %% ../../nbs/serve/hub.ipynb #63a4e807
 def _page_data(card):
     "The metadata of the page, with scores for the Hub's tables of results"
     from huggingface_hub import EvalResult, ModelCardData

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.core import check_detector, to_json, write_file
+from ..data.core import check_detector, write_file
+from ..data.numbers import to_json
 from .card import card_of_json, reading_detector, with_suffix
 
 # %% ../../nbs/serve/onnx.ipynb #4b161e4c

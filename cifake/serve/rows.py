@@ -11,7 +11,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..data.core import printable, to_json
+from ..data.core import printable
+from ..data.numbers import to_json
 
 # %% ../../nbs/serve/rows.ipynb #3ae6d39e
 def _printable(text):

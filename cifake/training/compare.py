@@ -23,9 +23,10 @@ from fastai.torch_core import default_device
 from matplotlib.axes import Axes
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..data.core import file_digest, items_digest, json_values, plain, to_json, write_file
+from ..data.core import file_digest, items_digest, write_file
 from ..data.dataset import Cifake, Split
 from ..data.items import as_items, training_items
+from ..data.numbers import json_values, plain, to_json
 from ..measure.evaluate import evaluate, mcnemar
 from ..measure.report import Report
 from ..models.registry import model_source

@@ -33,10 +33,11 @@ from fastcore.foundation import L
 from torch import nn
 
 from ..data.augment import cifake_tfms
-from ..data.core import LABELS, OBJECTS, as_number
+from ..data.core import LABELS, OBJECTS
 from ..data.dataset import Cifake
 from ..data.items import Item
 from ..data.loaders import CIFAKE_STATS, cifake_block, cifake_dls, memory_dls
+from ..data.numbers import as_number
 from ..measure.learners import DetectorLoss, Verdicts
 from ..models.bodies import with_new_head
 from ..models.networks import FoldObjects, OneSigmoid
@@ -168,6 +169,7 @@ def _split_learner(dls, network, fetch, weights_path, pretrained, **kwargs):
     if sigmoid: learn.model.append(OneSigmoid())
     return learn
 
+# %% ../../nbs/training/learner.ipynb #80a82d95
 def cifake_learner(
     dls:DataLoaders, # Loaders of `cifake_dls`
     arch:str='cifakenet', # Name of a network, as in `list_models`

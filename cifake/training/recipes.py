@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import ceil, inf, isfinite
 
-from ..data.core import plain, to_json
+from ..data.numbers import plain, to_json
 
 # %% ../../nbs/training/recipes.ipynb #f9a419e1
 @dataclass(frozen=True)

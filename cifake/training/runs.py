@@ -27,7 +27,8 @@ from filelock import FileLock, Timeout
 from matplotlib.axes import Axes
 from safetensors.torch import save
 
-from ..data.core import can_write, cifake_home, plain, replacing, to_json, write_file
+from ..data.core import can_write, cifake_home, replacing, write_file
+from ..data.numbers import plain, to_json
 
 # %% ../../nbs/training/runs.ipynb #abbbd880
 class HistoryKeeper(Callback):

@@ -23,9 +23,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..data.core import as_number, items_digest, json_values, plain
+from ..data.core import items_digest
 from ..data.dataset import Cifake, Split
 from ..data.items import training_items
+from ..data.numbers import as_number, json_values, plain
 from ..models.registry import create_model, model_source
 from .processes import refuse_several
 from .recipes import Recipe, get_recipe

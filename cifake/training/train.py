@@ -28,9 +28,10 @@ from fastai.torch_core import default_device, set_seed
 from filelock import FileLock
 
 from .. import __version__
-from ..data.core import cifake_home, file_digest, home_errors, items_digest, marked_training, plain, to_json, write_file
+from ..data.core import cifake_home, file_digest, home_errors, items_digest, marked_training, write_file
 from ..data.dataset import Cifake
 from ..data.demo import demo_cifake
+from ..data.numbers import plain, to_json
 from ..measure.calibration import Calibration
 from ..measure.evaluate import calibrate, evaluate
 from ..measure.learners import Calibrated, weights_digest
